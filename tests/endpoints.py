@@ -1,0 +1,122 @@
+"""What each endpoint of the simulated platform does, faults aside."""
+
+from __future__ import annotations
+
+import asyncio
+from json import JSONDecodeError
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from state import Platform
+
+
+async def login(platform: Platform, request: Request) -> Response:
+    """Open an IAM session."""
+    body = await _body(request)
+    conditions = platform.conditions
+    accepted = body.get("username") == conditions.user and body.get("password") == conditions.password
+    platform.seen.logins["accepted" if accepted else "refused"] += 1
+    if not accepted:
+        raise HTTPException(401, "wrong user name or password")
+    return JSONResponse({"userId": platform.user_id, **platform.sessions["IAM"].open()})
+
+
+async def config_token(service: str, platform: Platform, request: Request) -> Response:
+    """Open a session of a service for whoever has one of IAM."""
+    body = await _body(request)
+    accepted = platform.sessions["IAM"].accepts(_bearer(request))
+    accepted = accepted and body.get("userId") == platform.user_id and bool(body.get("clientId"))
+    platform.seen.configurations["accepted" if accepted else "refused"] += 1
+    if not accepted:
+        raise HTTPException(401, "an IAM access token, its userId and a clientId are required")
+    return JSONResponse(platform.sessions[service].open())
+
+
+async def refresh_token(service: str, platform: Platform, request: Request) -> Response:
+    """Exchange a refresh token for a new pair."""
+    pair = platform.sessions[service].renew(str((await _body(request)).get("refresh_token")))
+    platform.seen.refreshes["accepted" if pair else "refused"] += 1
+    await asyncio.sleep(platform.conditions.slow_refresh)
+    if pair is None:
+        raise HTTPException(401, "unknown refresh token")
+    return JSONResponse(pair)
+
+
+async def organizations(platform: Platform, request: Request) -> Response:
+    """List the centres."""
+    return JSONResponse(platform.study.organizations)
+
+
+async def statistics(platform: Platform, request: Request) -> Response:
+    """Count a centre's inclusions."""
+    return _found(platform.study.statistics(request.query_params.get("organization", "")), "organization")
+
+
+async def search_inclusions(platform: Platform, request: Request) -> Response:
+    """Return one page of a centre's inclusions."""
+    organization = str((await _body(request)).get("organization"))
+    limit, page = min(_positive(request, "limit"), platform.conditions.page_cap), _positive(request, "page")
+    return _found(platform.study.inclusions(organization, limit, page), "organization")
+
+
+async def record_by_patient(platform: Platform, request: Request) -> Response:
+    """Return a patient's record."""
+    return _found(platform.study.record(request.query_params.get("patient", "")), "patient")
+
+
+async def surveys(platform: Platform, request: Request) -> Response:
+    """Return a patient's questionnaires."""
+    return JSONResponse(platform.study.surveys(str((await _body(request)).get("subject"))))
+
+
+async def request_by_tube(platform: Platform, request: Request) -> Response:
+    """Return the request that a sample tube belongs to."""
+    return _found(platform.study.request(request.path_params["tube"]), "tube")
+
+
+async def create(platform: Platform, request: Request) -> Response:
+    """Create something, once more each time: what must not be repeated blindly."""
+    creations = platform.seen.creations
+    creations[str((await _body(request)).get("key"))] += 1
+    return JSONResponse({"id": creations.total()}, 201)
+
+
+async def echo(platform: Platform, request: Request) -> Response:
+    """Return the number that was sent, as cheaply as can be."""
+    return JSONResponse({"n": request.path_params["n"]})
+
+
+def require_token(platform: Platform, service: str, request: Request) -> None:
+    """Refuse a call without a valid access token of this very service."""
+    if not platform.sessions[service].accepts(_bearer(request)):
+        raise HTTPException(401, "a valid access token is required")
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token if scheme == "Bearer" else ""
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    try:
+        body = await request.json()
+    except (JSONDecodeError, UnicodeDecodeError):
+        body = None
+    if not isinstance(body, dict):
+        raise HTTPException(400, "a JSON object is required")
+    return body
+
+
+def _positive(request: Request, name: str) -> int:
+    text = request.query_params.get(name, "")
+    if not text.isdecimal() or int(text) == 0:
+        raise HTTPException(400, f"{name} must be a number from 1")
+    return int(text)
+
+
+def _found(answer: dict[str, Any] | None, what: str) -> Response:
+    if answer is None:
+        raise HTTPException(404, f"unknown {what}")
+    return JSONResponse(answer)

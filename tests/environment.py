@@ -1,0 +1,112 @@
+"""The private virtual environment of the tests and of the sandbox: tests/.venv/<Python version>.
+
+It is made at first use, and made anew when the requirements change. All it needs is Python 3.10 with pip:
+not ensurepip, which Debian packages apart, and not pip's own --python option, which came with pip 22.3.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import NoReturn
+
+TESTS = Path(__file__).resolve().parent
+VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
+HOME = TESTS / ".venv" / VERSION
+
+
+def environment_python(requirements: str, variant: str = "") -> Path:
+    """Return the interpreter of the environment into which tests/`requirements` is installed; make it if need be.
+
+    A `variant` is an environment apart, tests/.venv/<version><variant>, for packages that would disturb the others.
+    """
+    if sys.version_info < (3, 10):  # noqa: UP036 - said to whoever starts this with an older Python
+        stop(f"Python 3.10 or newer is needed; {sys.executable} is Python {VERSION}")
+    home, wanted = HOME.with_name(HOME.name + variant), TESTS / requirements
+    if not _is_ready(home, wanted):
+        print(f"Preparing tests/.venv/{home.name} (first run only) ...", file=sys.stderr, flush=True)
+        try:
+            _make(home, wanted)
+        except (OSError, subprocess.SubprocessError) as error:
+            stop(f"tests/.venv/{home.name} could not be made ({error}); end what runs from it or delete it")
+    return _interpreter(home)
+
+
+def stop(message: str) -> NoReturn:
+    """End the process with one line for the person at the keyboard, and the exit code of a wrong configuration."""
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _is_ready(home: Path, wanted: Path) -> bool:
+    """Tell whether the environment holds these very requirements and its interpreter still runs."""
+    marker = _marker(home, wanted)
+    if not marker.is_file() or marker.read_text(encoding="utf-8") != _whole_text(wanted):
+        return False
+    try:
+        return subprocess.run([str(_interpreter(home)), "-c", ""], stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:  # the Python it was made from is gone
+        return False
+
+
+def _make(home: Path, wanted: Path) -> None:
+    """Build the environment beside its place, then move it there whole, so that no process ever meets half of one."""
+    home.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{home.name}-", dir=home.parent) as folder:
+        new = Path(folder, "new")
+        venv.create(new, symlinks=os.name != "nt", with_pip=False)
+        _install(new, [wanted, *_installed_before(home)])
+        if _is_ready(home, wanted):  # a process that started at the same time was faster
+            return
+        if home.exists():
+            home.rename(Path(folder, "old"))
+        new.rename(home)
+
+
+def _install(environment: Path, wanted: list[Path]) -> None:
+    """Let the running interpreter's pip fill the environment, which has none of its own."""
+    if importlib.util.find_spec("pip") is None:
+        stop(f"pip is missing: run `{sys.executable} -m ensurepip` (Debian, Ubuntu: `sudo apt install python3-pip`)")
+    query = [str(_interpreter(environment)), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    target = subprocess.run(query, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--upgrade"]
+    files = [argument for file in wanted for argument in ("-r", str(file))]
+    # Personal pip settings that do not go with --target.
+    settings = {**os.environ, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
+    if subprocess.run([*pip, "--target", target, *files], env=settings).returncode != 0:
+        stop(f"pip could not install {wanted[0].name}; check the network (HTTPS_PROXY, PIP_INDEX_URL) and try again")
+    for file in chain.from_iterable(map(_with_included, wanted)):
+        if file.parent == TESTS:
+            _marker(environment, file).write_text(_whole_text(file), encoding="utf-8")
+
+
+def _installed_before(home: Path) -> list[Path]:
+    """Return the requirements that the present environment was made for; a new one serves them too."""
+    return [file for file in sorted(TESTS.glob("requirements*.txt")) if _marker(home, file).is_file()]
+
+
+def _interpreter(environment: Path) -> Path:
+    return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def _marker(environment: Path, requirements: Path) -> Path:
+    return environment / f"installed-{requirements.name}"
+
+
+def _whole_text(requirements: Path) -> str:
+    return "\n".join(file.read_text(encoding="utf-8") for file in _with_included(requirements))
+
+
+def _with_included(requirements: Path) -> Iterator[Path]:
+    """Yield a requirements file and those it includes."""
+    yield requirements
+    for line in requirements.read_text(encoding="utf-8").splitlines():
+        if line.startswith("-r "):
+            yield from _with_included((requirements.parent / line[3:].strip()).resolve())

@@ -1,0 +1,76 @@
+"""How the simulated platform answers when something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import sys
+from typing import cast
+
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+# SO_LINGER on, for no time: closing the socket drops what is unsent and sends RST.
+NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+
+
+def transport_of(send: Send) -> asyncio.Transport:
+    """Return the connection that uvicorn's `send` writes to; ASGI has no official way to reach it."""
+    return cast("asyncio.Transport", send.__self__.transport)  # type: ignore[attr-defined]
+
+
+async def disconnected(receive: Receive) -> None:
+    """Wait until uvicorn has noticed that the connection is gone; it complains about an unfinished answer otherwise."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class Reset(Response):
+    """No answer at all: the connection is reset, as by a crashed process or a firewall."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Drop the connection."""
+        transport = transport_of(send)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+        transport.abort()
+        await disconnected(receive)
+
+
+class Truncated(Response):
+    """Half of an answer: fewer bytes than Content-Length promised, then the end of the connection."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the first half."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        half = bytes(self.body[: len(self.body) // 2])
+        await send({"type": "http.response.body", "body": half, "more_body": True})
+        transport_of(send).close()
+        await disconnected(receive)
+
+
+def error(status: int, message: str, **headers: str) -> Response:
+    """Return the platform's error answer."""
+    return JSONResponse({"statusCode": status, "message": message}, status, headers)
+
+
+def refusal(fault: str) -> Response:
+    """Return the answer to a call that is not carried out."""
+    if fault == "reset":
+        return Reset()
+    status = int(fault[:3])
+    retry_after = {"Retry-After": "1"} if fault in ("503-retry-after", "429") else {}
+    return error(status, "simulated fault", **retry_after)
+
+
+def spoiled(fault: str, response: Response) -> Response:
+    """Return what comes of the answer to a call that was carried out."""
+    if fault == "reset-after":
+        return Reset()
+    if fault == "truncated":
+        return Truncated(bytes(response.body), response.status_code, media_type=response.media_type)
+    if fault == "html":
+        return HTMLResponse("<!DOCTYPE html><title>Maintenance</title><p>Opération de maintenance en cours")
+    if fault == "bad-gzip":
+        return Response(b"no gzip", headers={"Content-Encoding": "gzip"}, media_type="application/json")
+    return response

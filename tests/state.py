@@ -1,0 +1,170 @@
+"""What the simulated platform is, what it has seen, and how a test changes it while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any
+from weakref import WeakSet
+
+from faults import KINDS, Faults, checked
+from sessions import Sessions
+from starlette.responses import Response
+from study import Study
+
+SERVICES = ("IAM", "RC", "GDD")
+
+
+def _verdicts() -> Counter[str]:
+    return Counter(accepted=0, refused=0)
+
+
+@dataclass
+class Seen:
+    """Everything that is counted; each request is in `answers` or in `faults`, never in both."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    services: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(SERVICES, 0)))
+    answers: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys((*KINDS, "outage"), 0)))
+    logins: Counter[str] = field(default_factory=_verdicts)
+    configurations: Counter[str] = field(default_factory=_verdicts)
+    refreshes: Counter[str] = field(default_factory=_verdicts)
+    creations: Counter[str] = field(default_factory=Counter)
+    peak_concurrency: int = 0
+    connections: int = 0
+
+
+@dataclass
+class Conditions:
+    """What a test or an option sets; times in seconds."""
+
+    user: str
+    password: str
+    latency: float = 0.0
+    hold: float = 0.0
+    slow: float = 1.0
+    slow_refresh: float = 0.0
+    outage_kind: str = "503"
+    page_cap: int = 1_000_000
+
+
+class Platform:
+    """The state that all endpoints share."""
+
+    def __init__(self, options: Namespace, endpoints: tuple[str, ...]) -> None:
+        self.study = Study(options.centres, options.patients, options.seed)
+        self.user_id = "6f0c2f0e-0000-4000-8000-000000000001"
+        lifetimes = {"IAM": options.iam_token_lifetime, "RC": options.token_lifetime, "GDD": options.token_lifetime}
+        self.sessions = {service: Sessions(lifetime) for service, lifetime in lifetimes.items()}
+        self.conditions = Conditions(options.user, options.password, options.latency, slow=options.slow)
+        self.faults = Faults(options.rates, options.seed)
+        self.answers: dict[str, Response] = {}
+        self._endpoints = endpoints
+        self._connections: WeakSet[asyncio.Transport] = WeakSet()
+        self._in_flight = 0
+        self._outage_until = 0.0
+        self._actions: dict[str, Callable[[Any], None]] = {
+            "faults": self._set_faults,
+            "outage": self._start_outage,
+            "answer": self._set_answers,
+            "expire": self._expire,
+            "refuse_access": self._refuse_access,
+        }
+        self._events: dict[str, Callable[[], None]] = {
+            "revoke_refresh": self._revoke_refresh,
+            "restart": self._restart,
+            "reset_counts": self._reset_counts,
+        }
+        self._reset_counts()
+
+    @property
+    def outage(self) -> bool:
+        """Tell whether the platform is down."""
+        return time.monotonic() < self._outage_until
+
+    @contextmanager
+    def counted(self, service: str, endpoint: str, connection: asyncio.Transport) -> Iterator[None]:
+        """Count a call from its arrival to its answer."""
+        self.seen.requests[endpoint] += 1
+        self.seen.services[service] += 1
+        if connection not in self._connections:
+            self._connections.add(connection)
+            self.seen.connections += 1
+        self._in_flight += 1
+        self.seen.peak_concurrency = max(self.seen.peak_concurrency, self._in_flight)
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+    def report(self) -> dict[str, Any]:
+        """Return what was seen since the start or the last reset of the counts."""
+        sessions = self.sessions.values()
+        return {
+            **{item.name: getattr(self.seen, item.name) for item in fields(self.seen)},
+            "refresh_tokens_reused": sum(each.reused for each in sessions),
+            "expiries": sum(len(each.seen_expired) for each in sessions),
+        }
+
+    def tokens(self) -> list[str]:
+        """Return every token that was ever issued."""
+        return [token for each in self.sessions.values() for token in each.issued]
+
+    def control(self, settings: dict[str, Any]) -> None:
+        """Apply settings; raise ValueError, and apply none, if there are unknown ones among them."""
+        conditions = {item.name for item in fields(self.conditions)}
+        unknown = settings.keys() - conditions - self._actions.keys() - self._events.keys()
+        if unknown:
+            raise ValueError(f"unknown setting {', '.join(sorted(unknown))}")
+        for name, value in settings.items():
+            if name in conditions:
+                setattr(self.conditions, name, value)
+            elif name in self._actions:
+                self._actions[name](value)
+            elif value:
+                self._events[name]()
+
+    def _set_faults(self, rates: dict[str, float]) -> None:
+        self.faults.rates = checked(rates)
+
+    def _start_outage(self, seconds: float) -> None:
+        self._outage_until = time.monotonic() + seconds
+
+    def _set_answers(self, answers: dict[str, dict[str, Any] | None]) -> None:
+        for endpoint, answer in answers.items():
+            self.answers.pop(endpoint, None)
+            if answer is not None:
+                body = base64.b64decode(answer["body_base64"])
+                self.answers[endpoint] = Response(body, answer["status"], {"Content-Type": answer["content_type"]})
+
+    def _expire(self, service: str) -> None:
+        for sessions in self._chosen(service):
+            sessions.expire()
+
+    def _refuse_access(self, service: str) -> None:
+        for sessions in self._chosen(service):
+            sessions.refuse()
+
+    def _revoke_refresh(self) -> None:
+        for service in ("RC", "GDD"):
+            self.sessions[service].expire()
+            self.sessions[service].forget_refresh_tokens()
+
+    def _restart(self) -> None:
+        for sessions in self.sessions.values():
+            sessions.forget()
+
+    def _reset_counts(self) -> None:
+        self.seen = Seen(requests=Counter(dict.fromkeys(self._endpoints, 0)))
+        for sessions in self.sessions.values():
+            sessions.reset_counts()
+
+    def _chosen(self, service: str) -> list[Sessions]:
+        return list(self.sessions.values()) if service == "all" else [self.sessions[service]]
