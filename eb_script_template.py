@@ -11,7 +11,7 @@ Use it      cp eb_script_template.py my_script.py
             python my_script.py                   asks for user, password, threads; logs to my_script.log
 Unattended  set EB_USER_NAME, EB_PASSWORD and EB_THREADS as well; nothing is asked, no bar is drawn
 
-You edit    EDIT 1  constants, and services: comment out those that you do not need
+You edit    EDIT 1  constants, and services: comment out those that you do not need, add endpoints or services
             EDIT 2  API functions: one short function for each endpoint
             EDIT 3  main(): your logic, in the TODO block
 
@@ -38,7 +38,6 @@ import logging.handlers
 import math
 import operator
 import os
-import platform
 import queue
 import random
 import re
@@ -74,7 +73,7 @@ API_TIMEOUT = 60  # seconds to connect, and seconds without a byte of the answer
 LOG_LEVEL = logging.INFO  # of the log file; logging.DEBUG writes a line per attempt
 custom_bar_format = "{desc:<20.20} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
-TEMPLATE_VERSION = "0.9.0"  # of the template that this script was copied from; leave it as it is
+TEMPLATE_VERSION = "0.9.1"  # of the template that this script was copied from; leave it as it is
 
 # Comment out a service that you do not need; IAM must stay. A path is called as base_url + path.
 MICROSERVICES: dict[str, dict[str, Any]] = {
@@ -127,8 +126,8 @@ class LoginError(Exception):
     """The platform does not let us in; the text names service and call. Exit code 1."""
 
 
-class RunStopped(BaseException):
-    """The run is ending. No `Exception`, so that a script's `except Exception` does not carry on."""
+class RunStopped(SystemExit):
+    """The run is ending. A SystemExit passes `except Exception`, and ends a thread of your own without a traceback."""
 
 
 class Stop:
@@ -198,19 +197,24 @@ class LogFile(logging.handlers.RotatingFileHandler):
         os.chmod(self.baseFilename, 0o600)  # an older log may be open to others
         return super()._open()
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Name the line of the script; logging's own report would show its arguments, tokens among them."""
+        with contextlib.suppress(OSError, AttributeError):
+            tqdm.write(redact(f"{record.pathname}:{record.lineno}: {sys.exc_info()[1]}"), file=sys.stderr)
+
 
 class Terminal(logging.Handler):
     """Log messages on the terminal, above the bars; tqdm's own redirection ignores levels (tqdm#1272)."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # the terminal may be gone, or never have been there
+        with contextlib.suppress(Exception):  # the terminal may be gone, or the arguments not fit: see LogFile
             tqdm.write(redact(one_line(record.getMessage())), file=sys.stderr)  # stdout is for the script's results
 
 
 def script_name() -> str:
     """The file that Python was started with, without `.py`; in a notebook, this file."""
     path = Path(getattr(sys.modules["__main__"], "__file__", None) or globals().get("__file__", "eb_script.py"))
-    return path.parent.name if path.stem == "__main__" else path.stem
+    return path.parent.name if path.stem == "__main__" else path.stem.strip("<>")  # as in <stdin>
 
 
 _terminal = Terminal()
@@ -257,22 +261,27 @@ def summary() -> list[str]:
 
 # ================================================================================================ Engine: progress bars
 
+LOG_EVERY = 30  # seconds between two log lines on a bar, where there is no terminal to draw it on
+
 _rows: dict[threading.Thread, int] = {}  # the terminal row of each live worker
 
 
 class tqdm(TqdmBar):  # type: ignore[type-arg]  # the name that scripts use
-    """tqdm's bar. Without a terminal it draws nothing; its state then goes to the log every 30 s."""
+    """tqdm's bar. Without a terminal it draws nothing; its state then goes to the log now and then."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.on_terminal = sys.stderr is not None and sys.stderr.isatty()
         if not self.on_terminal:
-            options.update(file=io.StringIO(), delay=30, mininterval=30, maxinterval=30)
-        options.setdefault("leave", not options.get("position"))  # a lower bar that stays tears the screen
+            options.update(file=io.StringIO(), delay=LOG_EVERY, mininterval=LOG_EVERY, maxinterval=LOG_EVERY)
+        options.setdefault("leave", None)  # only the topmost bar stays: a lower one would tear the screen
         super().__init__(*args, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if self.on_terminal:
+            for bar in [b for b in self._instances if pos == 0 and hasattr(b, "start_t")]:  # type: ignore[attr-defined]
+                bar.clear(nolock=True)  # this one is closed and leaves a line, which moves those below
             super().display(msg, pos)
+            self.fp.write("\r")  # what comes next, a line or the echo of Ctrl-C, starts at the left
         elif msg is None:
             logger.info("%s", self)
 
@@ -312,7 +321,8 @@ def get_httpx_client() -> httpx.Client:
         limits = httpx.Limits(keepalive_expiry=4)
         with _lock:
             context = shared_tls_context()
-        client = _thread.client = httpx.Client(verify=context, timeout=API_TIMEOUT, limits=limits)
+        direct = {"http://": None}  # only allowed to this machine: no proxy is to read it
+        client = _thread.client = httpx.Client(verify=context, timeout=API_TIMEOUT, limits=limits, mounts=direct)
         _clients.add(client)
     return client
 
@@ -336,7 +346,7 @@ def shared_tls_context() -> ssl.SSLContext:
 tokens: dict[str, dict[str, Any]] = {}  # service -> {"access_token", "refresh_token", ...}
 _credentials: dict[str, str] = {}
 _token_lock = threading.Lock()
-_renewals: Counter[str] = Counter()  # service -> renewals since its access token was last accepted
+_in_vain: defaultdict[str, Counter[str]] = defaultdict(Counter)  # service -> "refusals", "renewals" since it said yes
 
 
 def url_problem(url: str) -> str:
@@ -354,11 +364,14 @@ def url_problem(url: str) -> str:
 
 def check_configuration() -> None:
     """Raise ConfigurationError if constants or services cannot work, before anything is sent."""
-    lowest = {"MAX_THREADS": 1, "SUBTASKS_POOL_SIZE": 1, "ERROR_MAX_RETRY": 1, "API_TIMEOUT": 0.001}
-    for name, low in {**lowest, "WAIT_BEFORE_RETRY": 0, "MAX_WAIT_BEFORE_RETRY": 0, "LOG_LEVEL": 0}.items():
+    counts = {"MAX_THREADS": 1, "SUBTASKS_POOL_SIZE": 1, "ERROR_MAX_RETRY": 1, "LOG_LEVEL": 0}
+    seconds = {"API_TIMEOUT": 0.001, "WAIT_BEFORE_RETRY": 0, "MAX_WAIT_BEFORE_RETRY": 0}
+    for name, low in {**counts, **seconds}.items():
         value = globals()[name]
-        if not isinstance(value, (int, float)) or not low <= value < math.inf:
-            raise ConfigurationError(f"{name} = {value!r}: give a number, {low} or more")
+        if not isinstance(value, int if name in counts else (int, float)) or not low <= value < math.inf:
+            raise ConfigurationError(
+                f"{name} = {value!r}: give a {'whole ' if name in counts else ''}number, {low} or more"
+            )
     if "IAM" not in MICROSERVICES:
         raise ConfigurationError("MICROSERVICES has no IAM: put its entry back, every login goes through it")
     urls = {app: service["base_url"] for app, service in MICROSERVICES.items()}
@@ -398,21 +411,34 @@ def login() -> None:
         raise ConfigurationError(f"EB_THREADS = {threads!r}: give a whole number from 1 to {MAX_THREADS} (MAX_THREADS)")
     main_thread_pool.size, subtasks_thread_pool.size = int(threads), SUBTASKS_POOL_SIZE
     _credentials.update(username=user, password=password)
-    _secrets.update((password, repr(password)[1:-1]))
+    shown = (f"'{password}'", repr(password), json.dumps(password, ensure_ascii=False))
+    _secrets.update(text[1:-1] for text in shown)
     logger.info("user %s, %s threads, services %s", user, threads, ", ".join(MICROSERVICES))
     with _token_lock:
         log_in()
-        _renewals.clear()
+        _in_vain.clear()
 
 
 def log_in() -> None:
     """Open every session from the start, IAM's first. The caller holds the token lock."""
+    started = time.monotonic()
     for app in sorted(MICROSERVICES, key=lambda app: app != "IAM"):
         endpoint = "login" if app == "IAM" else "config_token"
         try:
-            tokens[app] = open_session(app, endpoint)
+            call = functools.partial(open_session, app, endpoint)
+            tokens[app] = call_until_done("IAM", True, f"{app}_{endpoint}", call)
         except (LoginError, httpx.HTTPError, ValueError, RecursionError) as error:
+            if app != "IAM" and isinstance(error, LoginError) and time.monotonic() > started + API_TIMEOUT:
+                return log_in()  # IAM's token may have run out while this service was down
             raise LoginError(f"{app} {endpoint}: {describe(error)}") from error
+
+
+def open_session(app: str, endpoint: str) -> dict[str, Any]:
+    """A new session: on IAM by the credentials, on any other service by IAM's access token."""
+    if app == "IAM":
+        return post_for_tokens(app, endpoint, _credentials)
+    body = {"userId": tokens["IAM"]["userId"], "clientId": MICROSERVICES[app]["app_id"]}
+    return post_for_tokens(app, endpoint, body, tokens["IAM"]["access_token"])
 
 
 def post_for_tokens(app: str, endpoint: str, body: dict[str, Any], bearer: str | None = None) -> dict[str, Any]:
@@ -441,23 +467,24 @@ def renew_token(app: str, refused: httpx.Request, name: str) -> None:
     """Replace the access token that a request of the API function `name` was refused with.
 
     Comparing inside the lock makes it one renewal per token, however many threads saw it refused. As long as no call
-    is accepted, each further renewal is a stronger one: refresh, log in again, end the run.
+    is accepted, it is a refresh first, then a new login; refused in several calls even so, it ends the run.
     """
     with _token_lock:
         _stop.check()
+        _in_vain[app]["refusals"] += 1
         if refused.headers.get("Authorization") != f"Bearer {tokens[app]['access_token']}":
             return
         _events[name]["renewals"] += 1
-        in_vain, _renewals[app] = _renewals[app], _renewals[app] + 1
-        if in_vain == 0 and refresh_session(app):
-            return
+        renewals = _in_vain[app]["renewals"]
         try:
-            if in_vain > 1:
+            if renewals > 1 and _in_vain[app]["refusals"] > MAX_REFUSALS:
                 raise LoginError(f"{app} refuses the access token of a new login")
-            log_in()
+            if renewals or not refresh_session(app):
+                log_in()
         except LoginError as error:
             _stop.request(1, str(error))
             _stop.check()
+        _in_vain[app]["renewals"] = renewals + 1
 
 
 def refresh_session(app: str) -> bool:
@@ -475,7 +502,7 @@ def refresh_session(app: str) -> bool:
 
 # ==================================================================================================== Engine: API calls
 
-MAX_REFUSALS = 5  # how often one call may meet a refused access token before its 401 is raised
+MAX_REFUSALS = 3  # how often one call may meet a refused access token before its 401 is raised
 RETRIED_STATUSES = (408, 425, 429)  # and every 5xx but 501
 ACCEPTED_STATUSES = (400, 403, 404, 409, 422)  # the request was wrong, the access token was not
 RETRIED_ERRORS = (httpx.TransportError, httpx.DecodingError, json.JSONDecodeError, UnicodeDecodeError)
@@ -487,13 +514,16 @@ def url_of(app: str, endpoint: str) -> str:
     return f"{MICROSERVICES[app]['base_url'].rstrip('/')}{MICROSERVICES[app]['endpoints'][endpoint]}"
 
 
-def call_endpoint(app: str, method: str, endpoint: str, kind: type[T], suffix: str = "", **options: Any) -> T:
+def call_endpoint(
+    app: str, method: str, endpoint: str, kind: type[T], suffix: str = "", params: Any = None, **options: Any
+) -> T:
     """One request with the service's access token; its JSON body, a list or dict as `kind` says.
 
-    `suffix` is added to the endpoint's path, `options` are httpx's (params=, json=). Raises httpx.HTTPError, TypeError.
+    `suffix` is added to the path; `params` and `options` (json=) are httpx's. Raises httpx.HTTPError, TypeError.
     """
     headers = {"Authorization": f"Bearer {tokens[app]['access_token']}"}
-    url = url_of(app, endpoint) + suffix
+    query = f"?{httpx.QueryParams(params)}" if params else ""  # as params=, it would have httpx parse the URL thrice
+    url = url_of(app, endpoint) + suffix + query
     response = get_httpx_client().request(method, url, headers=headers, timeout=API_TIMEOUT, **options)
     response.raise_for_status()
     body = response.json()
@@ -587,14 +617,15 @@ def call_until_done(app: str, idempotent: bool, name: str, call: Callable[[], T]
                 renew_token(app, error.request, name)
                 continue
             if status_of(error) in ACCEPTED_STATUSES:
-                _renewals[app] = 0
+                _in_vain[app].clear()
             failures += 1
+            vars(error).setdefault("function", f"{name}: ")  # for the closing line
             delay = plan_retry(error, failures, idempotent)
             logger.warning("%s: %s, attempt %d, next in %.1f s", name, describe(error), attempt, delay)
             _stop.sleep(delay)
         else:
             record_attempt(name, attempt, "ok", started)
-            _renewals[app] = 0
+            _in_vain[app].clear()
             return result
 
 
@@ -614,15 +645,6 @@ def api_call_with_retry(app: str, *, idempotent: bool = True) -> Callable[[Calla
         return wrapper
 
     return decorate
-
-
-@api_call_with_retry("IAM")
-def open_session(app: str, endpoint: str) -> dict[str, Any]:
-    """A new session: on IAM by the credentials, on any other service by IAM's access token."""
-    if app == "IAM":
-        return post_for_tokens(app, endpoint, _credentials)
-    body = {"userId": tokens["IAM"]["userId"], "clientId": MICROSERVICES[app]["app_id"]}
-    return post_for_tokens(app, endpoint, body, tokens["IAM"]["access_token"])
 
 
 # ======================================================================================================== Engine: pools
@@ -658,7 +680,7 @@ class ThreadPool(concurrent.futures.Executor):
         block = [self._pending, *self._blocks[threading.get_ident()]][-1]
         if cancel_futures:
             cancel(block)
-        if wait:
+        if wait and _thread.level < self.level:  # a task would wait for itself, or for one that waits for it
             wait_for(block)
         elif block is not self._pending:
             block.clear()  # so that the end of the `with` does not wait either
@@ -675,14 +697,13 @@ class ThreadPool(concurrent.futures.Executor):
             cancel(block)
         wait_for(block)
 
-    def close(self) -> bool:
-        """Drop what is queued and let the threads go; whether all ended in time. The next submit starts anew."""
+    def close(self) -> None:
+        """Drop what is queued, let the threads go when they are done. The next submit starts anew."""
         with _lock:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
         wait_for(self._pending)
-        return not self._pending
 
 
 def run_task(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -728,7 +749,7 @@ def run_parallel(
     source, in_flight = iter(items), dict[Future[T], Item]()
     finished: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
     total = operator.length_hint(items) or None
-    with tqdm(total=total, desc=desc, bar_format=custom_bar_format, position=get_thread_position()) as bar:
+    with tqdm(total=total, desc=desc, bar_format=custom_bar_format) as bar:
         try:
             while True:
                 for item in itertools.islice(source, window - len(in_flight)):
@@ -810,8 +831,24 @@ def outcome(failure: BaseException | None) -> tuple[int, str]:
     if isinstance(failure, (ConfigurationError, LoginError)):
         return (2 if isinstance(failure, ConfigurationError) else 1), str(failure)
     if isinstance(failure, SystemExit):
-        return (failure.code if isinstance(failure.code, int) else int(bool(failure.code))), f"exit {failure.code}"
-    return (1, f"failed: {describe(failure)}") if failure else (0, "done")
+        code = failure.code if isinstance(failure.code, int) else int(failure.code is not None)
+        return code, f"exit {code}" if code is failure.code else str(failure.code or "done")
+    if failure is None:
+        return 0, "done"
+    return 1, f"failed: {vars(failure).get('function', '')}{describe(failure)}"
+
+
+def threads_ended(names: tuple[str, ...]) -> bool:
+    """Whether the threads with such names end while the grace lasts: one may be held in a call, or by a lock.
+
+    A Ctrl-C that falls into the moment in which Python code takes a lock leaves it locked for ever (cpython#74174).
+    """
+    ours = (threading.main_thread(), threading.current_thread())
+    while any(t.name.startswith(names) and t not in ours and not t.daemon for t in threading.enumerate()):
+        if time.monotonic() >= _stop.deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def conclude(failure: BaseException | None, started: float) -> int:
@@ -819,7 +856,9 @@ def conclude(failure: BaseException | None, started: float) -> int:
     code, words = outcome(failure)
     _stop.request(code, words)
     clients = list(_clients)  # those of ended threads would vanish unclosed
-    ended = [pool.close() for pool in (main_thread_pool, subtasks_thread_pool)]
+    main_thread_pool.close()
+    subtasks_thread_pool.close()
+    ended = threads_ended(("",) if code >= 128 else (f"{main_thread_pool.name}_", f"{subtasks_thread_pool.name}_"))
     for line in summary():
         logger.info("%s", line)
     calls = sum(events["calls"] for events in _events.values())
@@ -832,8 +871,8 @@ def conclude(failure: BaseException | None, started: float) -> int:
         *("%s: %s%s", script_name(), words, figures),
         exc_info=failure if unforeseen else None,
     )
-    if not all(ended):  # a thread is held in a call, and Python would wait for it
-        sys.stdout.flush()
+    if not ended:  # and Python would wait for them
+        print(end="", flush=True)  # unlike sys.stdout.flush(), this works under pythonw, which has no stdout
         os._exit(code)
     for client in clients:
         client.close()
@@ -848,7 +887,7 @@ def prepare(stack: contextlib.ExitStack) -> None:
     log = open_log(f"{script_name()}.log")
     logging.getLogger().setLevel(min(log.level, logging.INFO))
     add_handler(stack, log)
-    python = f"Python {platform.python_version()} on {platform.system()}"
+    python = f"Python {sys.version.split()[0]} on {sys.platform}"
     logger.info("%s started, template %s, %s", script_name(), TEMPLATE_VERSION, python)
     for number in (signal.SIGINT, signal.SIGTERM):
         if threading.current_thread() is threading.main_thread() and signal.getsignal(number) != signal.SIG_IGN:
@@ -913,7 +952,7 @@ def get_all_inclusions(organization_id: str) -> list[dict[str, Any]]:
     for number in itertools.count(1):
         page = search_inclusions_page(organization_id, 1000, number)
         inclusions += page["data"]
-        if not page["data"] or len(inclusions) >= page.get("total", math.inf):
+        if not page["data"] or len(inclusions) >= (page.get("total") or math.inf):
             break
     return inclusions
 
@@ -939,22 +978,21 @@ def get_request_by_tube(tube_id: str) -> dict[str, Any]:
 # ================================================================================================== EDIT 3: your script
 
 
-def centre_row(organization: dict[str, Any]) -> dict[str, Any]:
-    """One line of the table: runs on the main pool, its two calls on the subtasks pool."""
-    inclusions = subtasks_thread_pool.submit(get_all_inclusions, organization["id"])
-    statistics = subtasks_thread_pool.submit(get_statistics, organization["id"])
-    return {"centre": organization["name"], "inclusions": len(inclusions.result()), **statistics.result()}
-
-
 def main() -> None:
     # TODO: replace this block by your script --------------------------------------------------------------------------
-    rows = [row for _, row in run_parallel(centre_row, get_all_organizations(), desc="Centres")]
+    def row_of(organization: dict[str, Any]) -> dict[str, Any]:  # a task: its two calls are subtasks
+        inclusions = subtasks_thread_pool.submit(get_all_inclusions, organization["id"])
+        statistics = subtasks_thread_pool.submit(get_statistics, organization["id"])
+        return {"centre": organization["name"], "inclusions": len(inclusions.result()), **statistics.result()}
+
+    rows = [row for _, row in run_parallel(row_of, get_all_organizations(), desc="Centres")]
     rows.sort(key=lambda row: str(row["centre"]))
-    columns = [name for name in rows[0] if name != "centre"]
-    rows.append({"centre": "Total", **{name: sum(row[name] for row in rows) for name in columns}})
-    print(f"{'centre':<40}" + "".join(f"{name:>18}" for name in columns))
+    columns = list(dict.fromkeys(name for row in rows for name in row if name != "centre"))
+    rows.append({"centre": "Total", **{name: sum(row.get(name, 0) for row in rows) for name in columns}})
+    print(f"{'centre':<20}" + "".join(f" {name:>6}" for name in columns))
     for row in rows:
-        print(f"{row['centre']:<40.40}" + "".join(f"{row[name]:>18,}" for name in columns))
+        figures = "".join(f" {row.get(name, 0):>{max(6, len(name))},}" for name in columns)
+        print(f"{row['centre']:<20.20}{figures}")
     # end of the TODO block --------------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser, latency: float = 0.0) -> None:
     add("--centres", type=_number(int, 1), default=100, metavar="N", help="default: %(default)s")
     add("--patients", type=_number(int, 0), default=2500, metavar="N", help="default: %(default)s")
     add("--seed", type=int, default=2022, metavar="N", help="of data and faults; default: %(default)s")
-    add("--latency", type=_number(float, 0), default=latency, metavar="SECONDS", help="of each call; default: %(default)s")
+    add("--latency", type=_number(float, 0), default=latency, metavar="SECONDS", help="per call; default: %(default)s")
     add("--token-lifetime", type=_number(float, 0), default=300.0, metavar="SECONDS", help="RC and GDD; default: 300")
     add("--iam-token-lifetime", type=_number(float, 0), default=300.0, metavar="SECONDS", help="default: 300")
     add("--faults", type=rate, default=0.0, metavar="RATE", help="share of faulty calls, 0 to 1, all kinds evenly")

@@ -74,7 +74,7 @@ class Study:
         if members is None:
             return None
         counts = Counter(self._status(member) for member in members)
-        return {"totalInclusions": len(members), **{status: counts[status] for status in STATUSES}}
+        return {"total": len(members), **{status: counts[status] for status in STATUSES}}
 
     def inclusion(self, patient_id: str) -> Json:
         """Return what a search shows of a patient."""
@@ -145,7 +145,7 @@ class Study:
         city = rng.choice(self._names.cities)
         return {
             "id": _identifier(f"{self.seed}/organization/{number}"),
-            "name": f"{rng.choice(HOSPITALS).format(city)} ({number:03d})",
+            "name": f"{number:03d} {rng.choice(HOSPITALS).format(city)}",
             "number": f"{number:03d}",
             "address": {"city": city, "country": "France"},
             "investigator": {
