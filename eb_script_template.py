@@ -73,7 +73,7 @@ API_TIMEOUT = 60  # seconds to connect, and seconds without a byte of the answer
 LOG_LEVEL = logging.INFO  # of the log file; logging.DEBUG writes a line per attempt
 custom_bar_format = "{desc:<20.20} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
-TEMPLATE_VERSION = "0.9.1"  # of the template that this script was copied from; leave it as it is
+TEMPLATE_VERSION = "0.9.2"  # of the template that this script was copied from; leave it as it is
 
 # Comment out a service that you do not need; IAM must stay. A path is called as base_url + path.
 MICROSERVICES: dict[str, dict[str, Any]] = {
@@ -126,8 +126,7 @@ class LoginError(Exception):
     """The platform does not let us in; the text names service and call. Exit code 1."""
 
 
-class RunStopped(SystemExit):
-    """The run is ending. A SystemExit passes `except Exception`, and ends a thread of your own without a traceback."""
+RunStopped = SystemExit  # the run is ending: it passes `except Exception`, and no thread prints a traceback for it
 
 
 class Stop:
@@ -271,8 +270,9 @@ class tqdm(TqdmBar):  # type: ignore[type-arg]  # the name that scripts use
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.on_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self.next_line = time.monotonic() + LOG_EVERY
         if not self.on_terminal:
-            options.update(file=io.StringIO(), delay=LOG_EVERY, mininterval=LOG_EVERY, maxinterval=LOG_EVERY)
+            options["file"] = io.StringIO()
         options.setdefault("leave", None)  # only the topmost bar stays: a lower one would tear the screen
         super().__init__(*args, **options)
 
@@ -282,7 +282,8 @@ class tqdm(TqdmBar):  # type: ignore[type-arg]  # the name that scripts use
                 bar.clear(nolock=True)  # this one is closed and leaves a line, which moves those below
             super().display(msg, pos)
             self.fp.write("\r")  # what comes next, a line or the echo of Ctrl-C, starts at the left
-        elif msg is None:
+        elif msg is None and time.monotonic() >= self.next_line:
+            self.next_line = time.monotonic() + LOG_EVERY
             logger.info("%s", self)
 
 
@@ -416,7 +417,7 @@ def login() -> None:
     logger.info("user %s, %s threads, services %s", user, threads, ", ".join(MICROSERVICES))
     with _token_lock:
         log_in()
-        _in_vain.clear()
+        _in_vain.update((app, Counter(refusals=MAX_REFUSALS)) for app in MICROSERVICES)  # enough until one is accepted
 
 
 def log_in() -> None:
@@ -469,9 +470,9 @@ def renew_token(app: str, refused: httpx.Request, name: str) -> None:
     Comparing inside the lock makes it one renewal per token, however many threads saw it refused. As long as no call
     is accepted, it is a refresh first, then a new login; refused in several calls even so, it ends the run.
     """
+    _in_vain[app]["refusals"] += 1  # outside the lock, or a fast thread would meet all of them before others are heard
     with _token_lock:
         _stop.check()
-        _in_vain[app]["refusals"] += 1
         if refused.headers.get("Authorization") != f"Bearer {tokens[app]['access_token']}":
             return
         _events[name]["renewals"] += 1
@@ -502,7 +503,7 @@ def refresh_session(app: str) -> bool:
 
 # ==================================================================================================== Engine: API calls
 
-MAX_REFUSALS = 3  # how often one call may meet a refused access token before its 401 is raised
+MAX_REFUSALS = 5  # how often one call may meet a refused access token before its 401 is raised
 RETRIED_STATUSES = (408, 425, 429)  # and every 5xx but 501
 ACCEPTED_STATUSES = (400, 403, 404, 409, 422)  # the request was wrong, the access token was not
 RETRIED_ERRORS = (httpx.TransportError, httpx.DecodingError, json.JSONDecodeError, UnicodeDecodeError)
@@ -873,7 +874,8 @@ def conclude(failure: BaseException | None, started: float) -> int:
     )
     if not ended:  # and Python would wait for them
         print(end="", flush=True)  # unlike sys.stdout.flush(), this works under pythonw, which has no stdout
-        os._exit(code)
+        with tqdm.external_write_mode(sys.stderr):  # their bars are wiped away, and not drawn again
+            os._exit(code)
     for client in clients:
         client.close()
     return code

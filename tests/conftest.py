@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -144,7 +145,7 @@ def script(tmp_path: Path) -> Callable[..., Path]:
 
     def make(todo: str, *, edits: dict[str, str] | None = None, name: str = "my_script.py", **constants: float) -> Path:
         text = TEMPLATE.read_text(encoding="utf-8")
-        block = "my own\n" + "\n".join("    " + line if line else "" for line in todo.strip("\n").split("\n"))
+        block = "my own\n" + textwrap.indent(textwrap.dedent(todo).strip("\n"), "    ")
         text, found = TODO_BLOCK.subn(lambda _: block, text)
         assert found == 1, "the template has no TODO block"
         for old, new in (edits or {}).items():
