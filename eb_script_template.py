@@ -73,7 +73,7 @@ API_TIMEOUT = 60  # seconds to connect, and seconds without a byte of the answer
 LOG_LEVEL = logging.INFO  # of the log file; logging.DEBUG writes a line per attempt
 custom_bar_format = "{desc:<20.20} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
-TEMPLATE_VERSION = "0.9.3"  # of the template that this script was copied from; leave it as it is
+TEMPLATE_VERSION = "1.0.0"  # of the template that this script was copied from; leave it as it is
 
 # Comment out a service that you do not need; IAM must stay. A path is called as base_url + path.
 MICROSERVICES: dict[str, dict[str, Any]] = {
@@ -207,7 +207,8 @@ class Terminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(Exception):  # the terminal may be gone, or the arguments not fit: see LogFile
-            tqdm.write(redact(one_line(record.getMessage())), file=sys.stderr)  # stdout is for the script's results
+            # Never stdout, where tqdm writes if there is no stderr: it is for the script's results.
+            tqdm.write(redact(one_line(record.getMessage())), file=sys.stderr or io.StringIO())
 
 
 def script_name() -> str:

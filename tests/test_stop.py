@@ -92,7 +92,7 @@ class State:
     todo: str
     busy: Callable[[Running, Simulator], Any]
     options: tuple[str, ...] = ()
-    constants: dict[str, float] = field(default_factory=dict)
+    constants: dict[str, float] = field(default_factory=lambda: {"GRACE_SECONDS": 60})  # not to be used up
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -115,13 +115,13 @@ STATES = {
     "backing off": State(
         "list(run_parallel(get_statistics, itertools.repeat('1')))",
         has_said("next in", ".log"),
-        constants={"WAIT_BEFORE_RETRY": 60},
+        constants={"WAIT_BEFORE_RETRY": 60, "GRACE_SECONDS": 60},
         settings={"answer": {"statistics": answer(503)}},
     ),
     "backing off in the main thread": State(
         "get_statistics('1')",
         has_said("next in", ".log"),
-        constants={"WAIT_BEFORE_RETRY": 60},
+        constants={"WAIT_BEFORE_RETRY": 60, "GRACE_SECONDS": 60},
         settings={"answer": {"statistics": answer(503)}},
     ),
     "queue of 100,000": State(
@@ -152,11 +152,18 @@ def test_a_signal_ends_the_run_with_its_exit_code_a_complete_log_and_the_finally
     running.process.send_signal(number)
     check_stopped(running, number)
     assert ("the finally ran" in running.text(".out")) == (name != "login")
+    assert "too late" not in running.text(".out")
 
 
 def with_finally(todo: str) -> str:
     block = textwrap.indent(textwrap.dedent(todo).strip() or "pass", "    ")
-    return f"try:\n{block}\nfinally:\n    print('the finally ran')"
+    return f"""
+try:
+{block}
+finally:
+    print("the finally ran")
+    main_thread_pool.submit(print, "a task that came too late")
+"""
 
 
 def test_a_second_ctrl_c_ends_the_process_at_once(
@@ -196,7 +203,10 @@ GOES_ON = {
     "a with": "with subtasks_thread_pool as executor:\n    executor.submit(blocked)",
     "Executor.map": "list(main_thread_pool.map(blocked, range(3)))",
     "a callback of a finished future": (
-        "main_thread_pool.submit(abs, 1).add_done_callback(blocked)\nthreading.Event().wait()"
+        "gate = threading.Event()\n"
+        "main_thread_pool.submit(gate.wait).add_done_callback(blocked)\n"
+        "gate.set()\n"
+        "threading.Event().wait()"
     ),
     "a thread of the script's own": "threading.Thread(target=blocked).start()\nthreading.Event().wait()",
 }
@@ -301,11 +311,11 @@ def test_a_run_that_is_done_waits_for_what_was_submitted_and_for_threads_of_the_
     def late(words):
         while not Path("go on").exists():
             time.sleep(0.01)
-        print(words, flush=True)
+        print(words, len(get_all_organizations()), flush=True)
 
     main_thread_pool.submit(late, "a task")
     subtasks_thread_pool.submit(late, "a subtask")
-    threading.Thread(target=lambda: (threading.main_thread().join(), late("a thread"))).start()
+    threading.Thread(target=lambda: (threading.main_thread().join(), print("a thread", flush=True))).start()
     print("main is done", flush=True)
     """
     path = script(todo)
@@ -313,7 +323,7 @@ def test_a_run_that_is_done_waits_for_what_was_submitted_and_for_threads_of_the_
     running.says("main is done")
     path.with_name("go on").touch()
     assert running.exit_code() == 0
-    assert set(running.text(".out").splitlines()) == {"main is done", "a task", "a subtask", "a thread"}
+    assert set(running.text(".out").splitlines()) == {"main is done", "a task 5", "a subtask 5", "a thread"}
 
 
 def test_run_works_in_a_thread_other_than_the_main_one_and_leaves_the_signals_alone(
@@ -343,4 +353,5 @@ def test_run_gives_the_signals_back_and_can_be_called_again_after_a_ctrl_c(load:
 
     assert template.run(interrupted) == 130
     assert [signal.getsignal(number) for number in EXIT_CODES] == handlers
-    assert template.run(lambda: template.get_all_organizations()) == 0
+    assert list(template.run_parallel(abs, [-1])) == [(-1, 1)], "the pools work without a run, too"
+    assert template.run(template.get_all_organizations) == 0
