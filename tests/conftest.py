@@ -21,6 +21,7 @@ from server import Simulator
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "eb_script_template.py"
 TODO_BLOCK = re.compile(r"(?<=    # TODO: ).*?(?=\n    # end of the TODO block)", re.DOTALL)
+SUMMARY = ["calls", "retries", "renewals", "failures", "p50", "p95", "max"]  # columns at the end of a log
 RUN_LIMIT = 100  # seconds; a script that takes longer hangs
 
 # What a script adds for the two endpoints that only the simulated platform has.
@@ -179,6 +180,20 @@ def run_script(path: Path, platform: Simulator | None, **variables: str) -> subp
         timeout=RUN_LIMIT,
         check=False,
     )
+
+
+def summary_of(log: str) -> dict[str, dict[str, int]]:
+    """The last summary table of a log: API function -> column -> figure."""
+    messages = [line.split("MainThread", 1)[-1].strip() for line in log.splitlines()]
+    first = len(messages) - 1 - next(i for i, line in enumerate(reversed(messages)) if line.startswith("API function"))
+    assert messages[first].replace(" ms", "").split()[2:] == SUMMARY
+    rows = {}
+    for line in messages[first + 1 :]:
+        name, *figures = line.split()
+        if len(figures) != len(SUMMARY):
+            break
+        rows[name] = dict(zip(SUMMARY, (int(figure.replace(",", "")) for figure in figures), strict=True))
+    return rows
 
 
 def answer(status: int, body: bytes = b"{}", content_type: str = "application/json") -> dict[str, Any]:

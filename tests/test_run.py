@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TEMPLATE, Load, Start, environment_for, run_script
+from conftest import TEMPLATE, Load, Start, environment_for, run_script, summary_of
 from study import STATUSES
 
 Script = Callable[..., Path]
@@ -52,11 +52,9 @@ def ran(template: Any, main: Callable[[], object]) -> tuple[int, str]:
 
 
 def table_of(log: str) -> dict[str, dict[str, int]]:
-    """The table at the end of a log: function -> column -> figure."""
-    _, columns, rows = re.split(r" API function (.*)\n", log)
-    names = [column.removesuffix(" ms") for column in re.split(r"\s{2,}", columns.strip())]
-    cells = [line.replace(",", "").split()[4:] for line in rows.splitlines()[:-1]]
-    return {name: dict(zip(names, map(int, figures), strict=True)) for name, *figures in cells}
+    """The one table of a log: function -> column -> figure."""
+    assert log.count(" API function ") == 1
+    return summary_of(log)
 
 
 def mode(path: Path) -> int:

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import OWN_CALLS, Load, Start, answer, run_script, wait_until
+from conftest import OWN_CALLS, SUMMARY, Load, Start, answer, run_script, summary_of, wait_until
 from server import Simulator
 
 Script = Callable[..., Path]
-COLUMNS = ["calls", "retries", "renewals", "failures", "p50", "p95", "max"]
 ENDPOINTS = {
     "echo": "echo",
     "create": "create",
@@ -46,20 +45,6 @@ print(sum(failed.values()))
 """
 
 
-def table(log: str) -> dict[str, dict[str, int]]:
-    """The last table of a log: API function -> column -> figure."""
-    messages = [line.split("MainThread", 1)[-1].strip() for line in log.splitlines()]
-    first = len(messages) - 1 - next(i for i, line in enumerate(reversed(messages)) if line.startswith("API function"))
-    assert messages[first].replace(" ms", "").split()[2:] == COLUMNS
-    rows = {}
-    for line in messages[first + 1 :]:
-        name, *figures = line.split()
-        if len(figures) != len(COLUMNS):
-            break
-        rows[name] = dict(zip(COLUMNS, (int(figure.replace(",", "")) for figure in figures), strict=True))
-    return rows
-
-
 def run_mixed_calls(
     script: Script, platform: Simulator, **constants: float
 ) -> tuple[dict[str, dict[str, int]], dict[str, Any], int]:
@@ -67,7 +52,7 @@ def run_mixed_calls(
     path = script(OWN_CALLS + MIXED_CALLS, MAX_THREADS=60, WAIT_BEFORE_RETRY=0.01, **constants)
     done = run_script(path, platform, EB_THREADS="60")
     assert done.returncode == 0, done.stderr
-    return table(path.with_suffix(".log").read_text(encoding="utf-8")), platform.seen(), int(done.stdout)
+    return summary_of(path.with_suffix(".log").read_text(encoding="utf-8")), platform.seen(), int(done.stdout)
 
 
 def total(rows: dict[str, dict[str, int]], column: str) -> int:
@@ -108,7 +93,7 @@ def test_durations_are_those_of_the_attempts(simulator: Start, script: Script) -
     todo = "get_statistics(get_all_organizations()[0]['id'])\nget_statistics('unknown')"
     path = script(todo)
     run_script(path, platform)
-    rows = table(path.with_suffix(".log").read_text(encoding="utf-8"))
+    rows = summary_of(path.with_suffix(".log").read_text(encoding="utf-8"))
     for row in rows.values():
         assert 199 <= row["p50"] <= row["p95"] <= row["max"]
     assert rows["get_statistics"]["failures"] == 1, "a 404 is a failure, and is timed too"
@@ -121,10 +106,10 @@ def test_a_failed_run_has_its_table_and_a_later_run_in_the_same_process_starts_a
     platform.control(answer={"statistics": answer(503)})
     assert template.run(lambda: template.get_statistics("1")) == 1
     log = next(tmp_path.glob("*.log"))
-    row = table(log.read_text(encoding="utf-8"))["get_statistics"]
-    assert [row[column] for column in COLUMNS[:4]] == [1, 2, 0, 1]
+    row = summary_of(log.read_text(encoding="utf-8"))["get_statistics"]
+    assert [row[column] for column in SUMMARY[:4]] == [1, 2, 0, 1]
     assert template.run(template.get_all_organizations) == 0
-    assert set(table(log.read_text(encoding="utf-8"))) == LOGINS | {"get_all_organizations"}
+    assert set(summary_of(log.read_text(encoding="utf-8"))) == LOGINS | {"get_all_organizations"}
 
 
 def test_large_figures_are_grouped_and_stay_in_their_columns(load: Load) -> None:
@@ -139,7 +124,7 @@ def test_large_figures_are_grouped_and_stay_in_their_columns(load: Load) -> None
 def test_the_closing_line_tells_the_number_of_calls(script: Script, platform: Simulator) -> None:
     path = script("for _ in range(5):\n    get_all_organizations()")
     done = run_script(path, platform)
-    rows = table(path.with_suffix(".log").read_text(encoding="utf-8"))
+    rows = summary_of(path.with_suffix(".log").read_text(encoding="utf-8"))
     assert total(rows, "calls") == 8
     assert re.fullmatch(r"my_script: done; 8 calls in \d+:\d\d:\d\d, log in my_script\.log\n", done.stderr)
 
@@ -147,4 +132,4 @@ def test_the_closing_line_tells_the_number_of_calls(script: Script, platform: Si
 def test_a_run_without_calls_has_a_table_all_the_same(load: Load, tmp_path: Path) -> None:
     template = load()
     assert template.run(print) == 2, "no address is set"
-    assert table(next(tmp_path.glob("*.log")).read_text(encoding="utf-8")) == {}
+    assert summary_of(next(tmp_path.glob("*.log")).read_text(encoding="utf-8")) == {}

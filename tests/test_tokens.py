@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import OWN_CALLS, Load, Start, answer, run_script, wait_until
+from conftest import OWN_CALLS, Load, Start, answer, run_script, summary_of, wait_until
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from server import Simulator
@@ -61,8 +61,7 @@ def run_and_disturb(path: Path, platform: Simulator, **settings: object) -> Any:
 
 def renewals_in_log(log: Path) -> int:
     """The sum of the column `renewals` of the table that closes a log."""
-    table = log.read_text(encoding="utf-8").partition("API function")[2]
-    return sum(int(row[1]) for row in re.finditer(r"(\d+)(?: +[\d,]+){4}$", table, re.MULTILINE))
+    return sum(row["renewals"] for row in summary_of(log.read_text(encoding="utf-8")).values())
 
 
 # ----------------------------------------------------------------------------------------------------- Expired, renewed
