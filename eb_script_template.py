@@ -73,7 +73,7 @@ API_TIMEOUT = 60  # seconds to connect, and seconds without a byte of the answer
 LOG_LEVEL = logging.INFO  # of the log file; logging.DEBUG writes a line per attempt
 custom_bar_format = "{desc:<20.20} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
-TEMPLATE_VERSION = "1.0.0"  # of the template that this script was copied from; leave it as it is
+TEMPLATE_VERSION = "1.1.0"  # of the template that this script was copied from; leave it as it is
 
 # Comment out a service that you do not need; IAM must stay. A path is called as base_url + path.
 MICROSERVICES: dict[str, dict[str, Any]] = {
@@ -348,7 +348,7 @@ def shared_tls_context() -> ssl.SSLContext:
 tokens: dict[str, dict[str, Any]] = {}  # service -> {"access_token", "refresh_token", ...}
 _credentials: dict[str, str] = {}
 _token_lock = threading.Lock()
-_in_vain: defaultdict[str, Counter[str]] = defaultdict(Counter)  # service -> "refusals", "renewals" since it said yes
+_refusals: Counter[str] = Counter()  # service -> access tokens refused since it last answered anything but 401
 
 
 def url_problem(url: str) -> str:
@@ -418,7 +418,7 @@ def login() -> None:
     logger.info("user %s, %s threads, services %s", user, threads, ", ".join(MICROSERVICES))
     with _token_lock:
         log_in()
-        _in_vain.update((app, Counter(refusals=MAX_REFUSALS)) for app in MICROSERVICES)  # enough until one is accepted
+        _refusals.clear()
 
 
 def log_in() -> None:
@@ -465,28 +465,32 @@ def checked_tokens(app: str, endpoint: str, answer: Any) -> dict[str, Any]:
     return dict(answer)
 
 
-def renew_token(app: str, refused: httpx.Request, name: str) -> None:
-    """Replace the access token that a request of the API function `name` was refused with.
+def renew_token(app: str, error: httpx.HTTPStatusError, name: str) -> bool:
+    """Whether a call of the API function `name` may be made again after a 401: with a newer access token.
 
-    Comparing inside the lock makes it one renewal per token, however many threads saw it refused. As long as no call
-    is accepted, it is a refresh first, then a new login; refused in several calls even so, it ends the run.
+    Comparing inside the lock makes it one renewal per token, however many threads saw it refused. Of tokens refused in
+    a row the first is refreshed, the second makes a new login, the next raise their call's 401, which may be about
+    what it asks for; beyond MAX_REFUSALS the run ends.
     """
-    _in_vain[app]["refusals"] += 1  # outside the lock, or a fast thread would meet all of them before others are heard
     with _token_lock:
         _stop.check()
-        if refused.headers.get("Authorization") != f"Bearer {tokens[app]['access_token']}":
-            return
-        _events[name]["renewals"] += 1
-        renewals = _in_vain[app]["renewals"]
+        if error.request.headers.get("Authorization") != f"Bearer {tokens[app]['access_token']}":
+            return True
+        _refusals[app] += 1
+        in_vain = f"{app} refuses the access token of a new login (HTTP 401)"
+        if 2 < _refusals[app] <= MAX_REFUSALS:
+            error.args = (in_vain,)
+            return False
         try:
-            if renewals > 1 and _in_vain[app]["refusals"] > MAX_REFUSALS:
-                raise LoginError(f"{app} refuses the access token of a new login")
-            if renewals or not refresh_session(app):
+            if _refusals[app] > MAX_REFUSALS:
+                raise LoginError(in_vain)
+            _events[name]["renewals"] += 1
+            if _refusals[app] > 1 or not refresh_session(app):
                 log_in()
-        except LoginError as error:
-            _stop.request(1, str(error))
+        except LoginError as failure:
+            _stop.request(1, str(failure))
             _stop.check()
-        _in_vain[app]["renewals"] = renewals + 1
+    return True
 
 
 def refresh_session(app: str) -> bool:
@@ -504,9 +508,8 @@ def refresh_session(app: str) -> bool:
 
 # ==================================================================================================== Engine: API calls
 
-MAX_REFUSALS = 5  # how often one call may meet a refused access token before its 401 is raised
+MAX_REFUSALS = 5  # times that a call may meet a 401, times that a service may refuse its newest token, in a row
 RETRIED_STATUSES = (408, 425, 429)  # and every 5xx but 501
-ACCEPTED_STATUSES = (400, 403, 404, 409, 422)  # the request was wrong, the access token was not
 RETRIED_ERRORS = (httpx.TransportError, httpx.DecodingError, json.JSONDecodeError, UnicodeDecodeError)
 NOT_SENT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # OpenSSL's word for it, in the text of a ConnectError
@@ -543,7 +546,7 @@ def describe(error: BaseException) -> str:
     """An exception in a few words; not in those of httpx, which repeat the URL."""
     if isinstance(error, httpx.HTTPStatusError) and " for url " in str(error):
         return f"HTTP {status_of(error)}"
-    if isinstance(error, LoginError):
+    if isinstance(error, (LoginError, httpx.HTTPStatusError)):
         return str(error)
     hint = "; set SSL_CERT_FILE to the CA certificates of your organisation" if UNTRUSTED in str(error) else ""
     return f"{type(error).__name__}: {error}{hint}"
@@ -581,16 +584,16 @@ def retry_delay(failures: int, retry_after: float = 0.0) -> float:
 
 
 def plan_retry(error: Exception, failures: int, idempotent: bool) -> float:
-    """Seconds until the next attempt; when there is to be none, raises what the caller gets: `error`, as a rule."""
-    if "given_up" in vars(error) or failures >= ERROR_MAX_RETRY or not is_retryable(error, idempotent):
-        vars(error)["given_up"] = True  # of decorated functions that call each other, only the inner one retries
+    """Seconds until the next attempt; raises `error` when there is to be none."""
+    if failures >= ERROR_MAX_RETRY or not is_retryable(error, idempotent):
         raise error
     if not isinstance(error, httpx.HTTPStatusError):
         return retry_delay(failures)
     retry_after = retry_after_seconds(error.response.headers.get("Retry-After", ""), datetime.now(timezone.utc))
     if retry_after > MAX_WAIT_BEFORE_RETRY:
         text = f"Retry-After is {retry_after:.0f} s, MAX_WAIT_BEFORE_RETRY {MAX_WAIT_BEFORE_RETRY} s: run again later"
-        raise httpx.HTTPStatusError(text, request=error.request, response=error.response) from error
+        error.args = (text,)
+        raise error
     return retry_delay(failures, retry_after)
 
 
@@ -613,21 +616,22 @@ def call_until_done(app: str, idempotent: bool, name: str, call: Callable[[], T]
             result = call()
         except Exception as error:
             record_attempt(name, attempt, describe(error), started)
-            renewable = refusals < MAX_REFUSALS and "given_up" not in vars(error)
-            if isinstance(error, httpx.HTTPStatusError) and status_of(error) == 401 and renewable:
+            if "api_function" in vars(error):
+                raise  # out of a decorated function that this one calls, and that has tried what can be tried
+            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401:
                 refusals += 1
-                renew_token(app, error.request, name)
-                continue
-            if status_of(error) in ACCEPTED_STATUSES:
-                _in_vain[app].clear()
+                if refusals <= MAX_REFUSALS and renew_token(app, error, name):
+                    continue
+            else:
+                _refusals[app] = 0
             failures += 1
-            vars(error).setdefault("function", f"{name}: ")  # for the closing line
+            vars(error)["api_function"] = name  # for the closing line, too
             delay = plan_retry(error, failures, idempotent)
             logger.warning("%s: %s, attempt %d, next in %.1f s", name, describe(error), attempt, delay)
             _stop.sleep(delay)
         else:
             record_attempt(name, attempt, "ok", started)
-            _in_vain[app].clear()
+            _refusals[app] = 0
             return result
 
 
@@ -837,7 +841,8 @@ def outcome(failure: BaseException | None) -> tuple[int, str]:
         return code, f"exit {code}" if code is failure.code else str(failure.code or "done")
     if failure is None:
         return 0, "done"
-    return 1, f"failed: {vars(failure).get('function', '')}{describe(failure)}"
+    function = vars(failure).get("api_function")
+    return 1, f"failed: {function}: {describe(failure)}" if function else f"failed: {describe(failure)}"
 
 
 def threads_ended(names: tuple[str, ...]) -> bool:

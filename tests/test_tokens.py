@@ -225,13 +225,30 @@ subtasks_thread_pool.submit(unlucky)  # in a wait of 600 s when the run is stopp
     assert len(numbers) == len(set(numbers)) >= 60
 
 
-def test_a_service_that_never_accepts_a_token_ends_the_run_with_one_error(platform: Simulator, script: Script) -> None:
+REFUSED = re.escape("RC refuses the access token of a new login (HTTP 401)")
+
+
+def test_a_call_that_never_accepts_a_token_is_one_error_after_one_new_login(
+    platform: Simulator, script: Script
+) -> None:
     platform.control(answer={"echo": answer(401)})
     finished = run_script(script(OWN_CALLS + "echo(1)"), platform)
     assert finished.returncode == 1
-    assert re.fullmatch(r"my_script: RC refuses the access token of a new login; .*\n", finished.stderr)
+    assert re.fullmatch(rf"my_script: failed: echo: {REFUSED}; .*\n", finished.stderr)
     assert platform.seen()["requests"]["echo"] == 3
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+
+
+def test_a_script_that_goes_on_after_failures_is_ended_by_a_service_that_never_accepts_a_token(
+    platform: Simulator, script: Script
+) -> None:
+    platform.control(answer={"echo": answer(401)})
+    going_on = "outcomes = list(run_parallel(echo, range(2500), return_exceptions=True))"
+    finished = run_script(script(OWN_CALLS + going_on, MAX_THREADS=60), platform, **SIXTY)
+    assert finished.returncode == 1
+    assert re.fullmatch(rf"my_script: {REFUSED}; .*\n", finished.stderr)
+    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+    assert platform.seen()["requests"]["echo"] <= 4 * 60
 
 
 def test_a_new_login_whose_token_is_refused_ends_the_run_with_one_error_and_no_storm(
@@ -241,8 +258,8 @@ def test_a_new_login_whose_token_is_refused_ends_the_run_with_one_error_and_no_s
     path = script(OWN_CALLS + ENDLESS, MAX_THREADS=60)
     finished = run_and_disturb(path, platform, answer={"config_token": useless}, revoke_refresh=True)
     assert finished.returncode == 1
-    assert re.fullmatch(r"my_script: RC refuses the access token of a new login; .*\n", finished.stderr)
-    assert 2 <= platform.seen()["logins"]["accepted"] <= 10
+    assert re.search(rf"^my_script: (failed: echo: )?{REFUSED}; .*\n\Z", finished.stderr, re.MULTILINE)
+    assert 2 <= platform.seen()["logins"]["accepted"] <= 5
 
 
 def test_an_outage_that_outlasts_the_attempts_is_one_error_that_names_the_call(
@@ -270,7 +287,7 @@ def test_a_401_that_concerns_one_resource_is_raised_while_60_threads_go_on(
     assert isinstance(refused, httpx.HTTPStatusError)
     assert refused.response.status_code == 401
     assert results == {number: number for number in range(600) if number != 100}
-    assert 1 < platform.seen()["requests"]["record_by_patient"] <= 10
+    assert 1 < platform.seen()["requests"]["record_by_patient"] <= 6
 
 
 def test_a_401_that_concerns_one_resource_is_raised_to_a_script_without_threads(
@@ -283,7 +300,8 @@ def test_a_401_that_concerns_one_resource_is_raised_to_a_script_without_threads(
         with pytest.raises(httpx.HTTPStatusError, match="401"):
             module.get_record_by_patient("forbidden")
         assert module.echo(number) == number
-    assert platform.seen()["requests"]["record_by_patient"] <= 5 * 10
+    assert platform.seen()["requests"]["record_by_patient"] == 5 * 3
+    assert platform.seen()["logins"]["accepted"] == 1 + 5
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -336,6 +354,18 @@ def test_one_may_log_in_again_after_the_run_was_stopped(
     monkeypatch.setenv("EB_PASSWORD", "changed")
     module.login()
     assert module.echo(1) == 1
+
+
+def test_refusals_before_another_login_do_not_count_after_it(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform)
+    platform.control(answer={"echo": answer(401)})
+    with pytest.raises(httpx.HTTPStatusError, match=REFUSED):
+        module.echo(1)
+    platform.control(answer={"echo": None})
+    module.login()
+    platform.control(expire="RC")
+    assert module.echo(1) == 1
+    assert platform.seen()["refreshes"] == {"accepted": 2, "refused": 0}
 
 
 # ---------------------------------------------------------------------------------------------------- Malformed answers
