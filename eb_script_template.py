@@ -54,7 +54,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed  # noqa: F401  as_completed is for your TODO block
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
@@ -73,7 +73,7 @@ API_TIMEOUT = 60  # seconds to connect, and seconds without a byte of the answer
 LOG_LEVEL = logging.INFO  # of the log file; logging.DEBUG writes a line per attempt
 custom_bar_format = "{desc:<20.20} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
-TEMPLATE_VERSION = "1.1.0"  # of the template that this script was copied from; leave it as it is
+TEMPLATE_VERSION = "1.1.1"  # of the template that this script was copied from; leave it as it is
 
 # Comment out a service that you do not need; IAM must stay. A path is called as base_url + path.
 MICROSERVICES: dict[str, dict[str, Any]] = {
@@ -312,7 +312,7 @@ class ThreadState(threading.local):
 
 
 _thread = ThreadState()
-_clients: weakref.WeakSet[httpx.Client] = weakref.WeakSet()
+_clients: weakref.WeakValueDictionary[int, httpx.Client] = weakref.WeakValueDictionary()  # thread -> its client
 
 
 def get_httpx_client() -> httpx.Client:
@@ -325,7 +325,7 @@ def get_httpx_client() -> httpx.Client:
             context = shared_tls_context()
         direct = {"http://": None}  # only allowed to this machine: no proxy is to read it
         client = _thread.client = httpx.Client(verify=context, timeout=API_TIMEOUT, limits=limits, mounts=direct)
-        _clients.add(client)
+        _clients[threading.get_ident()] = client
     return client
 
 
@@ -695,13 +695,11 @@ class ThreadPool(concurrent.futures.Executor):
         self._blocks[threading.get_ident()].append(set())
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        block = self._blocks[threading.get_ident()].pop()
-        if kind is not None:
-            cancel(block)
-        wait_for(block)
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        try:
+            self.shutdown(cancel_futures=kind is not None)
+        finally:
+            self._blocks[threading.get_ident()].pop()
 
     def close(self) -> None:
         """Drop what is queued, let the threads go when they are done. The next submit starts anew."""
@@ -709,7 +707,6 @@ class ThreadPool(concurrent.futures.Executor):
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
-        wait_for(self._pending)
 
 
 def run_task(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -755,34 +752,29 @@ def run_parallel(
     source, in_flight = iter(items), dict[Future[T], Item]()
     finished: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
     total = operator.length_hint(items) or None
-    with tqdm(total=total, desc=desc, bar_format=custom_bar_format) as bar:
-        try:
-            while True:
-                for item in itertools.islice(source, window - len(in_flight)):
-                    future = pool.submit(function, item)
-                    in_flight[future] = item
-                    future.add_done_callback(finished.put)
-                if not in_flight:
-                    break
-                future = next_finished(finished)
-                item = in_flight.pop(future)
-                bar.update()
-                error: Any = future.exception()
-                if isinstance(error, Exception) and return_exceptions:
-                    yield item, error  # type: ignore[misc]  # asked for by return_exceptions
-                    continue
-                if isinstance(error, Exception):
-                    logger.error("failed on item %s: %s", reprlib.repr(item), describe(error))
-                yield item, future.result()
-        finally:
-            cancel(in_flight)
-
-
-def next_finished(finished: queue.SimpleQueue[T]) -> T:
-    while True:
-        with contextlib.suppress(queue.Empty):
-            return finished.get(timeout=0.2)  # in steps: on Windows a long wait ignores Ctrl-C
-        _stop.check()
+    with tqdm(total=total, desc=desc, bar_format=custom_bar_format) as bar, contextlib.ExitStack() as stack:
+        stack.callback(cancel, in_flight)
+        while True:
+            for item in itertools.islice(source, window - len(in_flight)):
+                future = pool.submit(function, item)
+                in_flight[future] = item
+                future.add_done_callback(finished.put)
+            if not in_flight:
+                return
+            try:
+                future = finished.get(timeout=0.2)  # in steps: on Windows a long wait ignores Ctrl-C
+            except queue.Empty:
+                _stop.check()
+                continue
+            item = in_flight.pop(future)
+            bar.update()
+            error = future.exception()
+            if isinstance(error, Exception) and return_exceptions:
+                yield item, error  # type: ignore[misc]  # asked for by return_exceptions
+                continue
+            if isinstance(error, Exception):
+                logger.error("failed on item %s: %s", reprlib.repr(item), describe(error))
+            yield item, future.result()
 
 
 # ========================================================================================================= Engine: JSON
@@ -796,27 +788,26 @@ def get_nested_value(data: Any, path: Sequence[str | int], default: Any = MISSIN
     Without "*": the value, or the default (None if none is given). With "*": a flat list, the nodes of the JSONPath
     query (RFC 9535) of these segments; an element that lacks the rest of the path gives the default, if there is one.
     """
-    nodes, starred = [data], False
+    nodes: list[Any] = [data]
+    gap: list[Any] = []  # what stands for a missing node: nothing, or from the first "*" on a place for the default
     for key in path:
-        nodes = [child for node in nodes for child in children(node, key)]
-        if key == "*" and not starred:
-            starred, nodes = True, [node for node in nodes if node is not MISSING]
-    if starred and default is MISSING:
-        return [node for node in nodes if node is not MISSING]
-    filler = None if default is MISSING else default
-    nodes = [filler if node is MISSING else node for node in nodes]
-    return nodes if starred else nodes[0]
+        nodes = [child for node in nodes for child in children(node, key, gap)]
+        if key == "*" and default is not MISSING:
+            gap = [MISSING]
+    if "*" in path:
+        return [default if node is MISSING else node for node in nodes]
+    return next(iter(nodes), None if default is MISSING else default)
 
 
-def children(node: Any, key: str | int) -> list[Any]:
-    """What `key` leads to from a node; [MISSING] where it leads nowhere."""
+def children(node: Any, key: str | int, gap: list[Any]) -> Iterable[Any]:
+    """What `key` leads to from a node; `gap` where it leads nowhere."""
     if key == "*" and isinstance(node, (list, dict)):
-        return list(node.values()) if isinstance(node, dict) else node
-    if isinstance(node, dict):
-        return [node.get(key, MISSING)]
+        return node.values() if isinstance(node, dict) else node
+    if isinstance(node, dict) and key in node:
+        return [node[key]]
     if isinstance(node, list) and isinstance(key, int) and -len(node) <= key < len(node):
         return [node[key]]
-    return [MISSING]
+    return gap
 
 
 # ========================================================================================================== Engine: run
@@ -862,7 +853,7 @@ def conclude(failure: BaseException | None, started: float) -> int:
     """End all work, write the summary and the closing line; the exit code."""
     code, words = outcome(failure)
     _stop.request(code, words)
-    clients = list(_clients)  # those of ended threads would vanish unclosed
+    clients = [reference() for reference in _clients.valuerefs()]  # now: those of ended threads would vanish unclosed
     main_thread_pool.close()
     subtasks_thread_pool.close()
     ended = threads_ended(("",) if code >= 128 else (f"{main_thread_pool.name}_", f"{subtasks_thread_pool.name}_"))
@@ -882,7 +873,7 @@ def conclude(failure: BaseException | None, started: float) -> int:
         print(end="", flush=True)  # unlike sys.stdout.flush(), this works under pythonw, which has no stdout
         with tqdm.external_write_mode(sys.stderr):  # their bars are wiped away, and not drawn again
             os._exit(code)
-    for client in clients:
+    for client in filter(None, clients):
         client.close()
     return code
 
@@ -988,19 +979,20 @@ def get_request_by_tube(tube_id: str) -> dict[str, Any]:
 
 def main() -> None:
     # TODO: replace this block by your script --------------------------------------------------------------------------
-    def row_of(organization: dict[str, Any]) -> dict[str, Any]:  # a task: its two calls are subtasks
+    def counts_of(organization: dict[str, Any]) -> Counter[str]:  # a task: its two calls are subtasks
         inclusions = subtasks_thread_pool.submit(get_all_inclusions, organization["id"])
         statistics = subtasks_thread_pool.submit(get_statistics, organization["id"])
-        return {"centre": organization["name"], "inclusions": len(inclusions.result()), **statistics.result()}
+        return Counter({"inclusions": len(inclusions.result()), **statistics.result()})
 
-    rows = [row for _, row in run_parallel(row_of, get_all_organizations(), desc="Centres")]
-    rows.sort(key=lambda row: str(row["centre"]))
-    columns = list(dict.fromkeys(name for row in rows for name in row if name != "centre"))
-    rows.append({"centre": "Total", **{name: sum(row.get(name, 0) for row in rows) for name in columns}})
-    print(f"{'centre':<20}" + "".join(f" {name:>6}" for name in columns))
-    for row in rows:
-        figures = "".join(f" {row.get(name, 0):>{max(6, len(name))},}" for name in columns)
-        print(f"{row['centre']:<20.20}{figures}")
+    centres = run_parallel(counts_of, get_all_organizations(), desc="Centres")
+    rows = sorted((str(organization["name"]), counts) for organization, counts in centres)
+    total: Counter[str] = Counter()
+    for _, counts in rows:
+        total.update(counts)
+    print(f"{'centre':<20}" + "".join(f" {column:>6}" for column in total))
+    for name, counts in [*rows, ("Total", total)]:
+        figures = "".join(f" {counts[column]:>{max(6, len(column))},}" for column in total)
+        print(f"{name:<20.20}{figures}")
     # end of the TODO block --------------------------------------------------------------------------------------------
 
 

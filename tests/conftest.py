@@ -130,9 +130,10 @@ def imported(path: Path) -> ModuleType:
 
 def release(module: Any) -> None:
     """Let go of the threads and connections that a test used without `run`, which does it by itself."""
-    clients = list(module._clients)  # those of ended threads would vanish unclosed
-    module.main_thread_pool.close()
-    module.subtasks_thread_pool.close()
+    clients = list(module._clients.values())  # those of ended threads would vanish unclosed
+    for pool in (module.main_thread_pool, module.subtasks_thread_pool):
+        pool.shutdown(cancel_futures=True)
+        pool.close()
     for client in clients:
         client.close()
 
