@@ -47,6 +47,7 @@ import ssl
 import sys
 import threading
 import time
+import traceback
 import urllib.parse
 import weakref
 from collections import Counter, defaultdict
@@ -73,7 +74,7 @@ API_TIMEOUT = 60  # seconds to connect, and seconds without a byte of the answer
 LOG_LEVEL = logging.INFO  # of the log file; logging.DEBUG writes a line per attempt
 custom_bar_format = "{desc:<20.20} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
-TEMPLATE_VERSION = "1.1.1"  # of the template that this script was copied from; leave it as it is
+TEMPLATE_VERSION = "1.2.0"  # of the template that this script was copied from; leave it as it is
 
 # Comment out a service that you do not need; IAM must stay. A path is called as base_url + path.
 MICROSERVICES: dict[str, dict[str, Any]] = {
@@ -162,10 +163,11 @@ _durations: defaultdict[str, Counter[int]] = defaultdict(Counter)  # API functio
 
 
 def redact(text: str) -> str:
-    """`text` without password, tokens, bearer and cookie headers, and query strings, which carry patient ids."""
+    """`text` without password, tokens, bearer and cookie headers, logins in URLs, and query strings: patient ids."""
     for secret in sorted(_secrets.copy(), key=len, reverse=True):  # longest first: one may contain another
         text = text.replace(secret, "***")
     text = re.sub(r"(?i)\b(bearer\s+|cookie\W+(?:b['\"])?)[^\s'\",]+", r"\1***", text)
+    text = re.sub(r"(https?://)[^\s/?#@'\"]+@", r"\1***@", text)
     return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1?***", text)
 
 
@@ -174,32 +176,28 @@ def one_line(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda match: repr(match[0])[1:-1], text)
 
 
-class LogFormatter(logging.Formatter):
-    """One line per record and nothing secret in it; a traceback follows, indented."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return one_line(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:
-        return "\n".join("    " + one_line(line) for line in super().formatException(ei).split("\n"))
-
-    def format(self, record: logging.LogRecord) -> str:
-        record.exc_text = None  # another handler may have kept the traceback in its own way
-        return redact(super().format(record))
-
-
 class LogFile(logging.handlers.RotatingFileHandler):
-    """A log that its owner alone can read, after a rotation too."""
+    """The log, one line per record; its owner alone can read it, after a rotation too."""
 
     def _open(self) -> io.TextIOWrapper:
         os.close(os.open(self.baseFilename, os.O_CREAT | os.O_WRONLY, 0o600))
         os.chmod(self.baseFilename, 0o600)  # an older log may be open to others
         return super()._open()
 
+    def format(self, record: logging.LogRecord) -> str:
+        """One line with nothing secret in it; a traceback follows, indented."""
+        plain = logging.Formatter()
+        lines = [f"{plain.formatTime(record)} {record.levelname:<8} {record.threadName:<12} {record.getMessage()}"]
+        if record.exc_info:
+            lines += plain.formatException(record.exc_info).split("\n")
+        if record.stack_info:
+            lines += record.stack_info.split("\n")
+        return redact("\n    ".join(one_line(line) for line in lines))
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Name the line of the script; logging's own report would show its arguments, tokens among them."""
-        with contextlib.suppress(OSError, AttributeError):
-            tqdm.write(redact(f"{record.pathname}:{record.lineno}: {sys.exc_info()[1]}"), file=sys.stderr)
+        place = f"{record.pathname}:{record.lineno}: {sys.exc_info()[1]}"
+        _terminal.emit(logging.makeLogRecord({"msg": place}))
 
 
 class Terminal(logging.Handler):
@@ -211,30 +209,34 @@ class Terminal(logging.Handler):
             tqdm.write(redact(one_line(record.getMessage())), file=sys.stderr or io.StringIO())
 
 
+_terminal = Terminal()
+
+
 def script_name() -> str:
     """The file that Python was started with, without `.py`; in a notebook, this file."""
     path = Path(getattr(sys.modules["__main__"], "__file__", None) or globals().get("__file__", "eb_script.py"))
     return path.parent.name if path.stem == "__main__" else path.stem.strip("<>")  # as in <stdin>
 
 
-_terminal = Terminal()
-
-
-def add_handler(stack: contextlib.ExitStack, handler: logging.Handler) -> None:
-    """To the root logger, so that a script's own lines go to it as well, until `stack` is closed."""
-    logging.getLogger().addHandler(handler)
-    stack.callback(handler.close)
-    stack.callback(logging.getLogger().removeHandler, handler)
-
-
-def open_log(path: str) -> LogFile:
+def open_log(stack: contextlib.ExitStack) -> None:
+    """Let the terminal and a file have what is logged, the script's own lines too, until `stack` is closed."""
+    root, path = logging.getLogger(), f"{script_name()}.log"
+    _terminal.setLevel(logging.WARNING)
+    root.addHandler(_terminal)
+    stack.callback(root.removeHandler, _terminal)
     try:
         log = LogFile(path, maxBytes=10_000_000, backupCount=5, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written ({error}): start the script in another folder") from error
+    stack.callback(log.close)
+    root.addHandler(log)
+    stack.callback(root.removeHandler, log)
     log.setLevel(LOG_LEVEL if isinstance(LOG_LEVEL, int) else logging.INFO)  # login() says so
-    log.setFormatter(LogFormatter("%(asctime)s %(levelname)-8s %(threadName)-12s %(message)s"))
-    return log
+    root.setLevel(min(log.level, logging.INFO))
+    for library in ("httpx", "httpcore"):  # their lines hold full URLs and cookies
+        logging.getLogger(library).setLevel(logging.WARNING)
+    python = f"Python {sys.version.split()[0]} on {sys.platform}"
+    logger.info("%s started, template %s, %s", script_name(), TEMPLATE_VERSION, python)
 
 
 def record_attempt(name: str, attempt: int, status: str, started: float) -> None:
@@ -296,9 +298,8 @@ def get_thread_position() -> int:
     with _lock:
         for ended in [owner for owner in _rows if not owner.is_alive()]:
             del _rows[ended]
-        if thread not in _rows:
-            _rows[thread] = min(set(range(1, len(_rows) + 2)) - set(_rows.values()))
-        return _rows[thread]
+        free = set(range(1, len(_rows) + 2)) - set(_rows.values())
+        return _rows.setdefault(thread, min(free))
 
 
 # ================================================================================================= Engine: HTTP clients
@@ -821,26 +822,45 @@ def on_signal(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def catch_signals(stack: contextlib.ExitStack) -> None:
+    """Until `stack` is closed; one that is ignored, as under nohup, stays so."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) != signal.SIG_IGN:
+            stack.callback(signal.signal, number, signal.signal(number, on_signal))
+
+
 def outcome(failure: BaseException | None) -> tuple[int, str]:
-    """Exit code and closing words for what a run ended with."""
-    if _stop.reason:
-        return _stop.code, _stop.reason
-    if isinstance(failure, (ConfigurationError, LoginError)):
-        return (2 if isinstance(failure, ConfigurationError) else 1), str(failure)
-    if isinstance(failure, SystemExit):
-        code = failure.code if isinstance(failure.code, int) else int(failure.code is not None)
-        return code, f"exit {code}" if code is failure.code else str(failure.code or "done")
-    if failure is None:
-        return 0, "done"
-    function = vars(failure).get("api_function")
-    return 1, f"failed: {function}: {describe(failure)}" if function else f"failed: {describe(failure)}"
+    """Exit code and closing words for what `main` ended with."""
+    match failure:
+        case None | SystemExit(code=None):
+            return 0, "done"
+        case SystemExit(code=int(code)):
+            return code, f"exit {code}"
+        case ConfigurationError():
+            return 2, str(failure)
+        case LoginError() | SystemExit():
+            return 1, str(failure) or "failed"
+    if "api_function" in vars(failure):
+        return 1, f"failed: {vars(failure)['api_function']}: {describe(failure)}"
+    return 1, f"failed: {describe(failure)}{place_of(failure)}"
 
 
-def threads_ended(names: tuple[str, ...]) -> bool:
-    """Whether the threads with such names end while the grace lasts: one may be held in a call, or by a lock.
+def place_of(error: BaseException) -> str:
+    """The last line on the way to an error that is the script's own, as " (my_script.py line 987)"."""
+    place, end_of_engine = "", run.__code__.co_firstlineno
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        own = line > end_of_engine if frame.f_globals is globals() else frame.f_globals.get("__name__") == "__main__"
+        if own and frame.f_code is not run.__code__:
+            place = f" ({Path(frame.f_code.co_filename).name} line {line})"
+    return place
+
+
+def threads_ended() -> bool:
+    """Whether the pools' threads, after a signal all threads, end while the grace lasts: a call or a lock may hold one.
 
     A Ctrl-C that falls into the moment in which Python code takes a lock leaves it locked for ever (cpython#74174).
     """
+    names = ("",) if _stop.code >= 128 else (f"{main_thread_pool.name}_", f"{subtasks_thread_pool.name}_")
     ours = (threading.main_thread(), threading.current_thread())
     while any(t.name.startswith(names) and t not in ours and not t.daemon for t in threading.enumerate()):
         if time.monotonic() >= _stop.deadline:
@@ -851,46 +871,28 @@ def threads_ended(names: tuple[str, ...]) -> bool:
 
 def conclude(failure: BaseException | None, started: float) -> int:
     """End all work, write the summary and the closing line; the exit code."""
-    code, words = outcome(failure)
-    _stop.request(code, words)
+    _stop.request(*outcome(failure))  # what was requested before prevails
     clients = [reference() for reference in _clients.valuerefs()]  # now: those of ended threads would vanish unclosed
     main_thread_pool.close()
     subtasks_thread_pool.close()
-    ended = threads_ended(("",) if code >= 128 else (f"{main_thread_pool.name}_", f"{subtasks_thread_pool.name}_"))
+    ended = threads_ended()
     for line in summary():
         logger.info("%s", line)
     calls = sum(events["calls"] for events in _events.values())
     took = timedelta(seconds=round(time.monotonic() - started))
     figures = f"; {calls:,} calls in {took}, log in {script_name()}.log" if calls else ""
     unforeseen = isinstance(failure, Exception) and not isinstance(failure, (ConfigurationError, LoginError))
+    level = logging.CRITICAL if _stop.code else logging.INFO
     _terminal.setLevel(logging.NOTSET)
-    logger.log(
-        logging.CRITICAL if code else logging.INFO,
-        *("%s: %s%s", script_name(), words, figures),
-        exc_info=failure if unforeseen else None,
-    )
+    logger.log(level, "%s: %s%s", script_name(), _stop.reason, figures, exc_info=failure if unforeseen else None)
     if not ended:  # and Python would wait for them
         print(end="", flush=True)  # unlike sys.stdout.flush(), this works under pythonw, which has no stdout
         with tqdm.external_write_mode(sys.stderr):  # their bars are wiped away, and not drawn again
-            os._exit(code)
-    for client in filter(None, clients):
-        client.close()
-    return code
-
-
-def prepare(stack: contextlib.ExitStack) -> None:
-    """Log and signals, until `stack` is closed."""
-    _terminal.setLevel(logging.WARNING)
-    for library in ("httpx", "httpcore"):  # their lines hold full URLs and cookies
-        logging.getLogger(library).setLevel(logging.WARNING)
-    log = open_log(f"{script_name()}.log")
-    logging.getLogger().setLevel(min(log.level, logging.INFO))
-    add_handler(stack, log)
-    python = f"Python {sys.version.split()[0]} on {sys.platform}"
-    logger.info("%s started, template %s, %s", script_name(), TEMPLATE_VERSION, python)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) != signal.SIG_IGN:
-            stack.callback(signal.signal, number, signal.signal(number, on_signal))
+            os._exit(_stop.code)
+    if _stop.code < 128:  # after a signal httpcore may wait for ever for a lock of its own (cpython#74174)
+        for client in filter(None, clients):
+            client.close()
+    return _stop.code
 
 
 def run(main: Callable[[], object]) -> int:
@@ -903,9 +905,9 @@ def run(main: Callable[[], object]) -> int:
     _durations.clear()
     started, failure = time.monotonic(), None
     with contextlib.ExitStack() as stack:
-        add_handler(stack, _terminal)
         try:
-            prepare(stack)
+            open_log(stack)
+            catch_signals(stack)
             login()
             _terminal.setLevel(logging.ERROR)  # from here on retries are routine
             main()

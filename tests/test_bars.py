@@ -164,7 +164,7 @@ def test_a_failure_leaves_a_clean_screen_although_the_bars_of_other_tasks_were_o
         screen.shows(
             "failed on item 2: LookupError: no such centre",
             bar("all", "1/6"),
-            "my_script: failed: LookupError: no such centre; .*",
+            r"my_script: failed: LookupError: no such centre \(my_script.py line \d+\); .*",
         )
 
 

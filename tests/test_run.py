@@ -554,6 +554,54 @@ def test_what_a_call_raises_ends_the_run_with_one_line_and_a_traceback_in_the_lo
     assert "patient-4711" not in log
 
 
+def line_of(path: Path, mark: str = "# here") -> int:
+    """The number of the one line of a script that ends with a mark."""
+    [number] = [n for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if line.endswith(mark)]
+    return number
+
+
+@pytest.mark.parametrize(
+    "todo",
+    [
+        "{}['x']  # here",
+        "json.loads('{')  # here",
+        "tqdm(range(3), no_such_option=True)  # here",
+        "def task(item):\n    return {}[item]  # here\n\nlist(run_parallel(task, 'abc'))",
+        "def task(item):\n    return {}[item]  # here\n\nmain_thread_pool.submit(task, 1).result()",
+        "try:\n    get_statistics('unknown')\nexcept httpx.HTTPStatusError:\n    raise LookupError  # here",
+    ],
+    ids=["itself", "a library", "the engine", "a task of run_parallel", "a task of a pool", "after a call"],
+)
+def test_the_closing_line_names_the_last_line_of_the_script_on_the_way_to_an_unforeseen_error(
+    script: Script, simulator: Start, todo: str
+) -> None:
+    path = script(todo)
+    done = run_script(path, simulator())
+    assert done.returncode == 1
+    assert re.search(rf"my_script: failed: \w+: .*\(my_script\.py line {line_of(path)}\); \d calls in ", done.stderr)
+
+
+def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: Path, simulator: Start) -> None:
+    path = copy.with_name("importing.py")
+    path.write_text(
+        "import sys, my_script\n\n\n"
+        "def main():\n    for _ in my_script.run_parallel(int, ['x']):  # here\n        pass\n\n\n"
+        "sys.exit(my_script.run(main))\n",
+        encoding="utf-8",
+    )
+    done = run_script(path, simulator())
+    assert done.returncode == 1
+    assert f" (importing.py line {line_of(path)}); " in done.stderr
+
+
+def test_the_closing_line_names_no_line_where_none_of_the_script_has_a_part_in_it(
+    script: Script, simulator: Start
+) -> None:
+    path = script("pass", edits={"    check_configuration()\n    user": "    {}['x']\n    user"})
+    done = run_script(path, simulator())
+    assert (done.returncode, done.stderr) == (1, "my_script: failed: KeyError: 'x'\n")
+
+
 def test_standard_output_carries_only_what_the_script_prints(script: Script, simulator: Start) -> None:
     path = script(
         """

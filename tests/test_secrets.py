@@ -252,3 +252,10 @@ def test_a_refused_address_ends_the_script_with_exit_code_2_and_one_line(script:
     finished = run_script(path, None, **secure, EB_GDD_URL="http://platform.hospital.test", EB_PASSWORD="x")
     assert (finished.returncode, finished.stdout) == (2, "")
     assert re.fullmatch(rf"my_script: set EB_GDD_URL \('http://\S+' {UNENCRYPTED}\); .+\n", finished.stderr)
+
+
+def test_a_login_in_an_address_is_not_written(script: Script) -> None:
+    path = script('print("never here")')
+    finished = run_script(path, None, EB_IAM_URL="https://me:let-me-in@iam.endobest.example", EB_PASSWORD="x")
+    assert re.match(r"my_script: set EB_IAM_URL \('https://\*\*\*@iam.endobest.example' is a pl", finished.stderr)
+    assert "let-me-in" not in finished.stderr + path.with_suffix(".log").read_text(encoding="utf-8")

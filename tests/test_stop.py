@@ -208,6 +208,12 @@ GOES_ON = {
         "gate.set()\n"
         "threading.Event().wait()"
     ),
+    "a lock in the main thread's client that Ctrl-C left locked": (
+        "get_all_organizations()\n"
+        "get_httpx_client()._transport._pool._optional_thread_lock.__enter__()\n"
+        "print('blocked', flush=True)\n"
+        "threading.Event().wait()"
+    ),
     "a thread of the script's own": "threading.Thread(target=blocked).start()\nthreading.Event().wait()",
 }
 
