@@ -4,12 +4,14 @@
 # ///
 """Endobest script template: pull data out of the Endobest clinical-research platform.
 
-Try it      python3 tests/sandbox.py              on a simulated platform: nothing to configure, nothing real is touched
+Its services: IAM (login), RC (centres, inclusions, records, questionnaires), GDD (laboratory requests by sample tube).
+
+Try it      python3 tests/sandbox.py [my_script.py]   on a simulated platform: nothing to configure
 Use it      cp eb_script_template.py my_script.py
-            pip install "httpx>=0.28,<0.29" "tqdm>=4.66,<5"
+            python3 -m venv .venv && .venv/bin/pip install "httpx>=0.28,<0.29" "tqdm>=4.66,<5"
             export EB_IAM_URL=https://... EB_RC_URL=https://... EB_GDD_URL=https://...
-            python my_script.py                   asks for user, password, threads; logs to my_script.log
-Unattended  set EB_USER_NAME, EB_PASSWORD and EB_THREADS as well; nothing is asked, no bar is drawn
+            .venv/bin/python my_script.py             asks for user, password, threads; logs to my_script.log
+Unattended  set EB_USER_NAME, EB_PASSWORD and EB_THREADS as well: nothing is asked; without a terminal no bar is drawn
 
 You edit    EDIT 1  constants, and services: comment out those that you do not need, add endpoints or services
             EDIT 2  API functions: one short function for each endpoint
@@ -17,10 +19,10 @@ You edit    EDIT 1  constants, and services: comment out those that you do not n
 
 The engine between EDIT 1 and EDIT 2
             401                          one renewal of the access token for all threads, else a new login
-            429, 5xx, timeout, bad body  retried, with exponential backoff and jitter; Retry-After is obeyed
-            threads                      20 tasks and 40 subtasks at once; the pools cannot deadlock
+            429, 5xx, timeout, bad body  up to 10 attempts, with exponential backoff and jitter; Retry-After is obeyed
+            threads                      at most 20 + 40 calls at once; the pools cannot deadlock
             Ctrl-C, SIGTERM              queued work is dropped, calls in flight get 2 s; exit code 130, 143
-            log                          no password, no token; ends with a table of calls, retries, durations
+            log, terminal                no password, no token; the log ends with a table of calls, retries, durations
 """
 
 from __future__ import annotations
@@ -65,18 +67,19 @@ from tqdm import tqdm as TqdmBar
 
 DEFAULT_USER_NAME = "ziwig-invest2@yopmail.com"  # offered at the prompt; EB_USER_NAME comes first
 DEFAULT_PASSWORD = ""  # leave it empty: set EB_PASSWORD, or type it when asked
-MAX_THREADS = 20  # calls at once on the main pool: largest and default value; EB_THREADS asks for fewer
-SUBTASKS_POOL_SIZE = 40  # calls at once on the subtasks pool
-ERROR_MAX_RETRY = 10  # attempts per API call, the first included
+MAX_THREADS = 20  # threads of the main pool, at most and by default; EB_THREADS sets fewer, against many 429 or 503
+SUBTASKS_POOL_SIZE = 40  # threads of the subtasks pool, beside those of the main pool
+ERROR_MAX_RETRY = 10  # attempts per API call, the first included; 10 bridge about 2 minutes, 3 suit a trial
 WAIT_BEFORE_RETRY = 0.5  # seconds before the first retry; doubles after each, with jitter
 MAX_WAIT_BEFORE_RETRY = 60  # seconds; caps the doubling, and the longest Retry-After that is obeyed
-API_TIMEOUT = 60  # seconds to connect, and seconds without a byte of the answer
+API_TIMEOUT = 60  # seconds to connect, and without a byte of the answer; raise it for a slow endpoint
 LOG_LEVEL = logging.INFO  # of the log file; logging.DEBUG writes a line per attempt
 custom_bar_format = "{desc:<20.20} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
-TEMPLATE_VERSION = "1.2.0"  # of the template that this script was copied from; leave it as it is
+TEMPLATE_VERSION = "1.3.0"  # of the template that this script was copied from; leave it as it is
 
-# Comment out a service that you do not need; IAM must stay. A path is called as base_url + path.
+# Comment out a service that you do not need; IAM must stay. What is called is base_url + path.
+# A service needs config_token, which opens its session; without refresh_token each renewal is a new login.
 MICROSERVICES: dict[str, dict[str, Any]] = {
     "IAM": {
         "app_id": "",
@@ -86,7 +89,7 @@ MICROSERVICES: dict[str, dict[str, Any]] = {
         },
     },
     "RC": {
-        "app_id": "endobest-rc",
+        "app_id": "endobest-rc",  # client id; assumed: ask the platform's operator
         "base_url": os.environ.get("EB_RC_URL") or "https://rc.endobest.example",
         "endpoints": {
             "config_token": "/api/auth/config-token",
@@ -99,7 +102,7 @@ MICROSERVICES: dict[str, dict[str, Any]] = {
         },
     },
     "GDD": {
-        "app_id": "endobest-gdd",
+        "app_id": "endobest-gdd",  # client id; assumed: ask the platform's operator
         "base_url": os.environ.get("EB_GDD_URL") or "https://gdd.endobest.example",
         "endpoints": {
             "config_token": "/api/auth/config-token",
@@ -138,9 +141,11 @@ class Stop:
     def request(self, code: int, reason: str) -> None:
         """End the run in every thread, with this exit code; the first reason stays."""
         if not self.reason:
-            self.code, self.deadline, self.reason = code, time.monotonic() + GRACE_SECONDS, reason
+            self.code, self.deadline = code, time.monotonic() + GRACE_SECONDS
+            self.reason = reason  # last: other threads look at it first
 
     def check(self) -> None:
+        """Raise RunStopped if the run is ending."""
         if self.reason:
             raise RunStopped(self.reason)
 
@@ -167,7 +172,7 @@ def redact(text: str) -> str:
     for secret in sorted(_secrets.copy(), key=len, reverse=True):  # longest first: one may contain another
         text = text.replace(secret, "***")
     text = re.sub(r"(?i)\b(bearer\s+|cookie\W+(?:b['\"])?)[^\s'\",]+", r"\1***", text)
-    text = re.sub(r"(https?://)[^\s/?#@'\"]+@", r"\1***@", text)
+    text = re.sub(r"(https?://)[^\s/?#'\"]+@", r"\1***@", text)
     return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1?***", text)
 
 
@@ -195,7 +200,7 @@ class LogFile(logging.handlers.RotatingFileHandler):
         return redact("\n    ".join(one_line(line) for line in lines))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Name the line of the script; logging's own report would show its arguments, tokens among them."""
+        """Name the line of the script; logging's own report would show the message's arguments, tokens too."""
         place = f"{record.pathname}:{record.lineno}: {sys.exc_info()[1]}"
         _terminal.emit(logging.makeLogRecord({"msg": place}))
 
@@ -205,8 +210,9 @@ class Terminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(Exception):  # the terminal may be gone, or the arguments not fit: see LogFile
-            # Never stdout, where tqdm writes if there is no stderr: it is for the script's results.
-            tqdm.write(redact(one_line(record.getMessage())), file=sys.stderr or io.StringIO())
+            stream = sys.stderr or io.StringIO()  # never stdout, tqdm's default: it is for the script's results
+            # Without a terminal tqdm's lock may be held by a bar that waits for the log's.
+            tqdm.write(redact(one_line(record.getMessage())), file=stream, nolock=not stream.isatty())
 
 
 _terminal = Terminal()
@@ -219,7 +225,7 @@ def script_name() -> str:
 
 
 def open_log(stack: contextlib.ExitStack) -> None:
-    """Let the terminal and a file have what is logged, the script's own lines too, until `stack` is closed."""
+    """Send what is logged, the script's own lines too, to the terminal and to a file, until `stack` is closed."""
     root, path = logging.getLogger(), f"{script_name()}.log"
     _terminal.setLevel(logging.WARNING)
     root.addHandler(_terminal)
@@ -231,7 +237,7 @@ def open_log(stack: contextlib.ExitStack) -> None:
     stack.callback(log.close)
     root.addHandler(log)
     stack.callback(root.removeHandler, log)
-    log.setLevel(LOG_LEVEL if isinstance(LOG_LEVEL, int) else logging.INFO)  # login() says so
+    log.setLevel(LOG_LEVEL if isinstance(LOG_LEVEL, int) else logging.INFO)  # login() raises for it
     root.setLevel(min(log.level, logging.INFO))
     for library in ("httpx", "httpcore"):  # their lines hold full URLs and cookies
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -309,7 +315,7 @@ class ThreadState(threading.local):
     """What each thread has of its own."""
 
     client: httpx.Client | None = None
-    level = 0  # 1 in a worker of the main pool, 2 in one of the subtasks pool
+    level = 0  # see ThreadPool: 1 in a worker of the main pool, 2 in one of the subtasks pool
 
 
 _thread = ThreadState()
@@ -324,13 +330,13 @@ def get_httpx_client() -> httpx.Client:
         limits = httpx.Limits(keepalive_expiry=4)
         with _lock:
             context = shared_tls_context()
-        direct = {"http://": None}  # only allowed to this machine: no proxy is to read it
+        direct = {"http://": None}  # it goes to this machine only: never through a proxy
         client = _thread.client = httpx.Client(verify=context, timeout=API_TIMEOUT, limits=limits, mounts=direct)
         _clients[threading.get_ident()] = client
     return client
 
 
-@functools.cache  # which alone would let threads that start together make one each: call it under the lock
+@functools.cache  # call it under _lock: the cache alone lets threads that start together make one each
 def shared_tls_context() -> ssl.SSLContext:
     """The TLS context of all clients: loading the CA bundle, or SSL_CERT_FILE, for each would take 30 ms of CPU."""
     try:
@@ -346,10 +352,12 @@ def shared_tls_context() -> ssl.SSLContext:
 
 # ============================================================================================= Engine: login and tokens
 
+MAX_REFUSALS = 5  # how often one call may meet a 401 and be made again
+
 tokens: dict[str, dict[str, Any]] = {}  # service -> {"access_token", "refresh_token", ...}
 _credentials: dict[str, str] = {}
 _token_lock = threading.Lock()
-_refusals: Counter[str] = Counter()  # service -> access tokens refused since it last answered anything but 401
+_refusals: Counter[str] = Counter()  # service -> 401s to its newest access token since another answer
 
 
 def url_problem(url: str) -> str:
@@ -414,15 +422,14 @@ def login() -> None:
         raise ConfigurationError(f"EB_THREADS = {threads!r}: give a whole number from 1 to {MAX_THREADS} (MAX_THREADS)")
     main_thread_pool.size, subtasks_thread_pool.size = int(threads), SUBTASKS_POOL_SIZE
     _credentials.update(username=user, password=password)
-    shown = (f"'{password}'", repr(password), json.dumps(password, ensure_ascii=False))
-    _secrets.update(text[1:-1] for text in shown)
+    _secrets.update((password, repr(password)[1:-1], json.dumps(password, ensure_ascii=False)[1:-1]))
     logger.info("user %s, %s threads, services %s", user, threads, ", ".join(MICROSERVICES))
     with _token_lock:
-        log_in()
+        open_sessions()
         _refusals.clear()
 
 
-def log_in() -> None:
+def open_sessions() -> None:
     """Open every session from the start, IAM's first. The caller holds the token lock."""
     started = time.monotonic()
     for app in sorted(MICROSERVICES, key=lambda app: app != "IAM"):
@@ -432,7 +439,7 @@ def log_in() -> None:
             tokens[app] = call_until_done("IAM", True, f"{app}_{endpoint}", call)
         except (LoginError, httpx.HTTPError, ValueError, RecursionError) as error:
             if app != "IAM" and isinstance(error, LoginError) and time.monotonic() > started + API_TIMEOUT:
-                return log_in()  # IAM's token may have run out while this service was down
+                return open_sessions()  # IAM's token may have run out while this service was down
             raise LoginError(f"{app} {endpoint}: {describe(error)}") from error
 
 
@@ -463,31 +470,30 @@ def checked_tokens(app: str, endpoint: str, answer: Any) -> dict[str, Any]:
         if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]+", value):
             raise LoginError(f"no usable {key} in the answer of {url_of(app, endpoint)}; check the address")
     _secrets.update((answer["access_token"], answer["refresh_token"]))
-    return dict(answer)
+    return {**answer, "received": time.monotonic()}
 
 
-def renew_token(app: str, error: httpx.HTTPStatusError, name: str) -> bool:
-    """Whether a call of the API function `name` may be made again after a 401: with a newer access token.
+def renew_token(app: str, error: httpx.HTTPStatusError, name: str, refusals: int) -> bool:
+    """Whether the API function `name` may make its call again after a 401, its `refusals`th: with a newer token.
 
-    Comparing inside the lock makes it one renewal per token, however many threads saw it refused. Of tokens refused in
-    a row the first is refreshed, the second makes a new login, the next raise their call's 401, which may be about
-    what it asks for; beyond MAX_REFUSALS the run ends.
+    Comparing inside the lock makes it one renewal per token, however many threads saw it refused. It is a refresh, then
+    a new login; a token that is refused even so has not expired: the 401 is about what the call asks for.
     """
     with _token_lock:
         _stop.check()
         if error.request.headers.get("Authorization") != f"Bearer {tokens[app]['access_token']}":
             return True
+        if time.monotonic() > tokens[app].get("received", 0) + API_TIMEOUT:  # it may have expired since
+            _refusals[app] = 0
         _refusals[app] += 1
-        in_vain = f"{app} refuses the access token of a new login (HTTP 401)"
-        if 2 < _refusals[app] <= MAX_REFUSALS:
-            error.args = (in_vain,)
+        in_a_row = max(_refusals[app], refusals)
+        if in_a_row > 2:
+            error.args = (f"{app} refuses the access token of a new login (HTTP 401)",)
             return False
+        _events[name]["renewals"] += 1
         try:
-            if _refusals[app] > MAX_REFUSALS:
-                raise LoginError(in_vain)
-            _events[name]["renewals"] += 1
-            if _refusals[app] > 1 or not refresh_session(app):
-                log_in()
+            if in_a_row > 1 or not refresh_session(app):
+                open_sessions()
         except LoginError as failure:
             _stop.request(1, str(failure))
             _stop.check()
@@ -495,11 +501,12 @@ def renew_token(app: str, error: httpx.HTTPStatusError, name: str) -> bool:
 
 
 def refresh_session(app: str) -> bool:
-    """Whether one refresh worked. Never a second try: the platform may have carried it out, the token is spent."""
-    if "refresh_token" not in MICROSERVICES[app]["endpoints"]:
+    """Whether one refresh worked. It is never sent twice: if the platform carried it out, its token is spent."""
+    spent = tokens[app].pop("refresh_token", None)  # before it is sent, which may be interrupted
+    if spent is None or "refresh_token" not in MICROSERVICES[app]["endpoints"]:
         return False
     try:
-        tokens[app] = post_for_tokens(app, "refresh_token", {"refresh_token": tokens[app]["refresh_token"]})
+        tokens[app] = post_for_tokens(app, "refresh_token", {"refresh_token": spent})
     except Exception as error:
         logger.warning("%s refresh_token: %s; logging in again", app, describe(error))
         return False
@@ -509,7 +516,6 @@ def refresh_session(app: str) -> bool:
 
 # ==================================================================================================== Engine: API calls
 
-MAX_REFUSALS = 5  # times that a call may meet a 401, times that a service may refuse its newest token, in a row
 RETRIED_STATUSES = (408, 425, 429)  # and every 5xx but 501
 RETRIED_ERRORS = (httpx.TransportError, httpx.DecodingError, json.JSONDecodeError, UnicodeDecodeError)
 NOT_SENT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -525,12 +531,13 @@ def call_endpoint(
 ) -> T:
     """One request with the service's access token; its JSON body, a list or dict as `kind` says.
 
-    `suffix` is added to the path; `params` and `options` (json=) are httpx's. Raises httpx.HTTPError, TypeError.
+    `suffix` is added to the path; `params` and `options` (json=, timeout=) are httpx's. Raises httpx.HTTPError, and
+    TypeError for a body of another kind.
     """
     headers = {"Authorization": f"Bearer {tokens[app]['access_token']}"}
-    query = f"?{httpx.QueryParams(params)}" if params else ""  # as params=, it would have httpx parse the URL thrice
+    query = f"?{httpx.QueryParams(params)}" if params else ""  # params= would make httpx parse the URL three times
     url = url_of(app, endpoint) + suffix + query
-    response = get_httpx_client().request(method, url, headers=headers, timeout=API_TIMEOUT, **options)
+    response = get_httpx_client().request(method, url, headers=headers, **options)
     response.raise_for_status()
     body = response.json()
     if not isinstance(body, kind):
@@ -538,15 +545,10 @@ def call_endpoint(
     return body
 
 
-def status_of(error: BaseException) -> int:
-    """The HTTP status that an exception stands for; 0 without an answer."""
-    return error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
-
-
 def describe(error: BaseException) -> str:
     """An exception in a few words; not in those of httpx, which repeat the URL."""
     if isinstance(error, httpx.HTTPStatusError) and " for url " in str(error):
-        return f"HTTP {status_of(error)}"
+        return f"HTTP {error.response.status_code}"
     if isinstance(error, (LoginError, httpx.HTTPStatusError)):
         return str(error)
     hint = "; set SSL_CERT_FILE to the CA certificates of your organisation" if UNTRUSTED in str(error) else ""
@@ -555,7 +557,7 @@ def describe(error: BaseException) -> str:
 
 def is_retryable(error: Exception, idempotent: bool) -> bool:
     """Whether another attempt can help, and cannot create a second thing."""
-    status = status_of(error)
+    status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
     if isinstance(error, httpx.UnsupportedProtocol) or UNTRUSTED in str(error):
         return False
     if not idempotent:
@@ -621,9 +623,9 @@ def call_until_done(app: str, idempotent: bool, name: str, call: Callable[[], T]
                 raise  # out of a decorated function that this one calls, and that has tried what can be tried
             if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401:
                 refusals += 1
-                if refusals <= MAX_REFUSALS and renew_token(app, error, name):
+                if refusals <= MAX_REFUSALS and renew_token(app, error, name, refusals):
                     continue
-            else:
+            elif isinstance(error, httpx.HTTPStatusError):
                 _refusals[app] = 0
             failures += 1
             vars(error)["api_function"] = name  # for the closing line, too
@@ -671,7 +673,7 @@ class ThreadPool(concurrent.futures.Executor):
         self._blocks: defaultdict[int, list[set[Future[Any]]]] = defaultdict(list)  # thread -> its open `with` blocks
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        if _thread.level >= self.level:
+        if _thread.level >= self.level or _stop.reason:  # the latter only to say so: a closed pool stays closed
             return run_inline(fn, *args, **kwargs)
         with _lock:
             if self._pool is None:
@@ -697,10 +699,10 @@ class ThreadPool(concurrent.futures.Executor):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        try:
-            self.shutdown(cancel_futures=kind is not None)
-        finally:
-            self._blocks[threading.get_ident()].pop()
+        block = self._blocks[threading.get_ident()].pop()
+        if kind is not None:
+            cancel(block)
+        wait_for(block)
 
     def close(self) -> None:
         """Drop what is queued, let the threads go when they are done. The next submit starts anew."""
@@ -708,14 +710,17 @@ class ThreadPool(concurrent.futures.Executor):
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
+        wait_for(self._pending)
 
 
 def run_task(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a worker does: once the run is ending, nothing."""
     _stop.check()
     return fn(*args, **kwargs)
 
 
 def run_inline(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    """Do it here and now; a finished future, as a submit would give."""
     future: Future[T] = Future()
     try:
         future.set_result(run_task(fn, *args, **kwargs))
@@ -743,8 +748,9 @@ subtasks_thread_pool = ThreadPool("subtasks", 2, SUBTASKS_POOL_SIZE)
 def run_parallel(
     function: Callable[[Item], T], items: Iterable[Item], desc: str = "", return_exceptions: bool = False
 ) -> Iterator[tuple[Item, T]]:
-    """Yield `(item, function(item))` as they finish, on the main pool, with a bar; `items` may be endless.
+    """Yield `(item, function(item))` as they finish, on the main pool, with a bar; nothing runs until you loop over it.
 
+    `items` may be endless: few are in flight.
     The first failure cancels the rest and is raised, its item named in the log; with `return_exceptions=True` the
     exception takes the place of the result. From within a task of the main pool it runs on the subtasks pool.
     """
@@ -763,7 +769,7 @@ def run_parallel(
             if not in_flight:
                 return
             try:
-                future = finished.get(timeout=0.2)  # in steps: on Windows a long wait ignores Ctrl-C
+                future = finished.get(timeout=0.2)  # in steps: see wait_for
             except queue.Empty:
                 _stop.check()
                 continue
@@ -855,15 +861,16 @@ def place_of(error: BaseException) -> str:
     return place
 
 
-def threads_ended() -> bool:
-    """Whether the pools' threads, after a signal all threads, end while the grace lasts: a call or a lock may hold one.
+def await_threads() -> bool:
+    """Wait for the pools' threads, after a signal for all, while the grace lasts; whether they ended.
 
-    A Ctrl-C that falls into the moment in which Python code takes a lock leaves it locked for ever (cpython#74174).
+    A call may hold one, or a lock: Ctrl-C at the moment in which Python code takes it leaves it locked (cpython#74174).
     """
     names = ("",) if _stop.code >= 128 else (f"{main_thread_pool.name}_", f"{subtasks_thread_pool.name}_")
     ours = (threading.main_thread(), threading.current_thread())
+    deadline = max(_stop.deadline, time.monotonic() + 0.5)  # idle ones need a moment, too
     while any(t.name.startswith(names) and t not in ours and not t.daemon for t in threading.enumerate()):
-        if time.monotonic() >= _stop.deadline:
+        if time.monotonic() >= deadline:
             return False
         time.sleep(0.01)
     return True
@@ -872,10 +879,11 @@ def threads_ended() -> bool:
 def conclude(failure: BaseException | None, started: float) -> int:
     """End all work, write the summary and the closing line; the exit code."""
     _stop.request(*outcome(failure))  # what was requested before prevails
+    traceback.clear_frames(failure.__traceback__ if failure else None)  # closes the loops that it left, and their bars
     clients = [reference() for reference in _clients.valuerefs()]  # now: those of ended threads would vanish unclosed
     main_thread_pool.close()
     subtasks_thread_pool.close()
-    ended = threads_ended()
+    ended = await_threads()
     for line in summary():
         logger.info("%s", line)
     calls = sum(events["calls"] for events in _events.values())
@@ -885,11 +893,12 @@ def conclude(failure: BaseException | None, started: float) -> int:
     level = logging.CRITICAL if _stop.code else logging.INFO
     _terminal.setLevel(logging.NOTSET)
     logger.log(level, "%s: %s%s", script_name(), _stop.reason, figures, exc_info=failure if unforeseen else None)
-    if not ended:  # and Python would wait for them
-        print(end="", flush=True)  # unlike sys.stdout.flush(), this works under pythonw, which has no stdout
+    if not ended and not hasattr(sys, "ps1"):  # Python would wait for them; a notebook goes on, with what it holds
+        with contextlib.suppress(OSError, ValueError):  # the reader of a pipe may be gone
+            print(end="", flush=True)  # unlike sys.stdout.flush(), this works under pythonw, which has no stdout
         with tqdm.external_write_mode(sys.stderr):  # their bars are wiped away, and not drawn again
             os._exit(_stop.code)
-    if _stop.code < 128:  # after a signal httpcore may wait for ever for a lock of its own (cpython#74174)
+    if ended and _stop.code < 128:  # after a signal httpcore may wait for ever for a lock of its own (cpython#74174)
         for client in filter(None, clients):
             client.close()
     return _stop.code
@@ -921,6 +930,8 @@ def run(main: Callable[[], object]) -> int:
 
 
 # ================================================================================================ EDIT 2: API functions
+# Both lines of a function name the same service: the decorator renews its access token, call_endpoint sends it.
+# What creates something takes @api_call_with_retry("RC", idempotent=False): else a lost answer may make two of it.
 
 
 @api_call_with_retry("RC")
@@ -948,7 +959,7 @@ def search_inclusions(organization_id: str, limit: int, page: int) -> list[dict[
 
 
 def get_all_inclusions(organization_id: str) -> list[dict[str, Any]]:
-    """All inclusions of a centre, however many pages that takes."""
+    """All inclusions of a centre, however many pages that takes: dicts with at least `patientId`."""
     inclusions: list[dict[str, Any]] = []
     for number in itertools.count(1):
         page = search_inclusions_page(organization_id, 1000, number)
@@ -960,7 +971,7 @@ def get_all_inclusions(organization_id: str) -> list[dict[str, Any]]:
 
 @api_call_with_retry("RC")
 def get_record_by_patient(patient_id: str) -> dict[str, Any]:
-    """The record of one patient."""
+    """The record of one patient, by the `patientId` of an inclusion."""
     return call_endpoint("RC", "GET", "record_by_patient", dict, params={"patient": patient_id})
 
 

@@ -169,6 +169,20 @@ def test_a_failure_leaves_a_clean_screen_although_the_bars_of_other_tasks_were_o
 
 
 @on_posix
+def test_an_error_in_the_loop_itself_closes_its_bar_before_the_closing_line(
+    script: Script, platform: Simulator
+) -> None:
+    todo = """
+results = run_parallel(abs, range(6), desc="all")
+for number, _ in results:
+    raise LookupError("no such centre")
+"""
+    with Screen(script(todo), platform) as screen:
+        assert screen.exit_code() == 1
+        screen.shows(bar("all", "1/6"), r"my_script: failed: LookupError: no such centre \(my_script.py line \d+\); .*")
+
+
+@on_posix
 def test_bars_that_are_closed_after_that_of_the_loop_leave_nothing_behind(script: Script, platform: Simulator) -> None:
     todo = """
 with contextlib.suppress(LookupError):
@@ -278,6 +292,19 @@ def test_the_shipped_interval_of_progress_in_the_log_is_30_seconds(load: Load) -
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell closes stderr")
+def test_without_a_terminal_a_log_line_does_not_wait_for_a_bar(script: Script, platform: Simulator) -> None:
+    todo = """
+with tqdm.get_lock():  # as a bar does while it writes its state to the log
+    thread = threading.Thread(target=logging.error, args=("a line",))
+    thread.start()
+    thread.join(20)
+    print("held" if thread.is_alive() else "written")
+"""
+    done = run_script(script(todo), platform)
+    assert (done.returncode, done.stdout) == (0, "written\n")
+    assert done.stderr.startswith("a line\n")
+
+
 def test_bars_work_without_any_stderr(script: Script, platform: Simulator) -> None:
     path = script(LOOP.replace("task", "abs") + "print('result')")
     done = shell(f"exec {sys.executable} {path.name} 2>&-", path.parent, environment_for(platform))

@@ -214,6 +214,15 @@ GOES_ON = {
         "print('blocked', flush=True)\n"
         "threading.Event().wait()"
     ),
+    "a stdout that nobody reads any more": (
+        "future, seen = main_thread_pool.submit(threading.Event().wait), sys.stdout\n"
+        "reading, writing = os.pipe()\n"
+        "sys.stdout = open(writing, 'w')\n"
+        "os.close(reading)\n"
+        "print('lost')\n"
+        "print('blocked', file=seen, flush=True)\n"
+        "future.result()"
+    ),
     "a thread of the script's own": "threading.Thread(target=blocked).start()\nthreading.Event().wait()",
 }
 
@@ -308,6 +317,67 @@ def test_a_failed_run_does_not_wait_for_the_calls_that_are_held(
     assert running.exit_code() == 1
     assert "my_script: failed: LookupError: no input" in running.text(".err")
     assert "API function" in running.text(".log")
+
+
+BY_ITSELF = """
+import atexit
+atexit.register(print, "ended by itself")
+
+"""
+
+
+def test_tasks_that_outlast_a_failure_start_no_thread_anew(
+    simulator: Start, script: Script, start: Callable[..., Running]
+) -> None:
+    platform = simulator()
+    platform.control(hold=1, answer={"statistics": answer(200)})
+    todo = """
+    begun = threading.Semaphore(0)
+
+    def task(number):
+        begun.release()
+        get_statistics("1")
+        return subtasks_thread_pool.submit(abs, number).result()
+
+    for number in range(20):
+        main_thread_pool.submit(task, number)
+    for number in range(20):
+        begun.acquire()
+    raise LookupError("no input")
+    """
+    running = start(script(BY_ITSELF + textwrap.dedent(todo), GRACE_SECONDS=60), platform)
+    assert running.exit_code() == 1
+    assert running.text(".out") == "ended by itself\n"
+
+
+def test_threads_that_are_idle_end_although_the_grace_was_used_up_before(
+    platform: Simulator, script: Script, start: Callable[..., Running]
+) -> None:
+    todo = """
+    try:
+        list(run_parallel(abs, range(100)))
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        while time.monotonic() <= _stop.deadline:  # writes a file, say
+            time.sleep(0.01)
+    """
+    running = start(script(BY_ITSELF + textwrap.dedent(todo), GRACE_SECONDS=0.1), platform)
+    check_stopped(running, signal.SIGINT)
+    assert running.text(".out") == "ended by itself\n"
+
+
+def test_an_interactive_session_goes_on_although_a_call_is_held(
+    platform: Simulator, script: Script, start: Callable[..., Running]
+) -> None:
+    todo = """
+    sys.ps1 = ">>> "
+    main_thread_pool.submit(threading.Event().wait)
+    raise LookupError("no input")
+    """
+    goes_on = "    print('exit code', run(main), flush=True)\n    os._exit(0)\n"
+    running = start(script(todo, edits={"    sys.exit(run(main))\n": goes_on}, GRACE_SECONDS=0.1), platform)
+    assert running.exit_code() == 0
+    assert running.text(".out") == "exit code 1\n"
 
 
 def test_a_run_that_is_done_waits_for_what_was_submitted_and_for_threads_of_the_scripts_own(
