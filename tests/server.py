@@ -98,14 +98,14 @@ class Simulator:
         sys.stderr.write(self._complaints())
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that make a script use this platform, and no proxy on the way."""
+        """Return the variables that make a script use this platform, without a proxy, and let nothing else out."""
         return {
             **{f"EB_{service}_URL": f"{self.url}/{service.lower()}" for service in ("IAM", "RC", "GDD")},
             "EB_USER_NAME": self.options.user,
             "EB_PASSWORD": self.options.password,
             "EB_THREADS": os.environ.get("EB_THREADS", THREADS),
-            "NO_PROXY": "127.0.0.1,localhost",
-            "no_proxy": "127.0.0.1,localhost",
+            **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
+            **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), self.url),  # which refuses to pass anything on
         }
 
     def seen(self) -> dict[str, Any]:

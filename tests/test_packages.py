@@ -46,6 +46,7 @@ def test_a_copy_runs_by_uv_alone(
         "UV_PYTHON": str(base_python()),
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_CACHE_DIR": str(tmp_path / "cache"),
+        **{name: os.environ.get(name, "") for name in ("HTTPS_PROXY", "https_proxy")},  # uv is to reach the index
     }
     environment = environment_for(platform, **settings, UV_RESOLUTION=resolution, PATH=tools)
     environment.pop("PYTHONPATH", None)

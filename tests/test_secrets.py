@@ -259,3 +259,13 @@ def test_a_login_in_an_address_is_not_written(script: Script) -> None:
     finished = run_script(path, None, EB_IAM_URL="https://me:let@me-in@iam.endobest.example", EB_PASSWORD="x")
     assert re.match(r"my_script: set EB_IAM_URL \('https://\*\*\*@iam.endobest.example' is a pl", finished.stderr)
     assert "me-in" not in finished.stderr + path.with_suffix(".log").read_text(encoding="utf-8")
+
+
+def test_a_service_that_the_simulated_platform_does_not_have_is_not_reached_from_the_sandbox(
+    script: Script, simulator: Start
+) -> None:
+    own = '"LAB": {"app_id": "", "base_url": "https://lab.hospital.test", "endpoints": {"config_token": "/token"}},'
+    path = script('print("never here")', edits={'    "GDD": {\n': f'    {own}\n    "GDD": {{\n'}, ERROR_MAX_RETRY=1)
+    finished = run_script(path, simulator())
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert finished.stderr.startswith("my_script: LAB config_token: ProxyError: ")
