@@ -387,7 +387,7 @@ def test_a_run_that_is_done_waits_for_what_was_submitted_and_for_threads_of_the_
     def late(words):
         while not Path("go on").exists():
             time.sleep(0.01)
-        print(words, len(get_all_organizations()), flush=True)
+        print(f"{words} {len(get_all_organizations())}\\n", end="", flush=True)  # in one write
 
     main_thread_pool.submit(late, "a task")
     subtasks_thread_pool.submit(late, "a subtask")
