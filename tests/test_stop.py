@@ -100,12 +100,23 @@ def has_seen(endpoint: str, calls: int) -> Callable[[Running, Simulator], None]:
     return lambda running, platform: wait_until(lambda: platform.seen()["requests"][endpoint] >= calls)
 
 
+def waits_for_an_answer(endpoint: str) -> Callable[[Running, Simulator], None]:
+    """Seen, and asleep: a signal just before a system call that blocks is noticed by CPython only after it."""
+
+    def busy(running: Running, platform: Simulator) -> None:
+        has_seen(endpoint, 1)(running, platform)
+        state = Path(f"/proc/{running.process.pid}/stat")  # of the main thread; only Linux has it
+        wait_until(lambda: not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "S")
+
+    return busy
+
+
 def has_said(words: str, suffix: str = ".out") -> Callable[[Running, Simulator], None]:
     return lambda running, platform: running.says(words, suffix)
 
 
 STATES = {
-    "login": State("", has_seen("login", 1), options=("--latency", "60")),
+    "login": State("", waits_for_an_answer("login"), options=("--latency", "60")),
     "60 calls held": State(
         "list(run_parallel(get_statistics, itertools.repeat('1')))",
         has_seen("statistics", 60),
