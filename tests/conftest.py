@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -82,6 +83,14 @@ def platform(shared_simulator: Simulator) -> Simulator:
 
 
 @pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """What a process ignores its children ignore: a test run in the background of a shell is deaf to Ctrl-C."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Load]:
     """Import the template anew: `load(platform)` for a platform's addresses, constants by keyword."""
     modules: list[Any] = []
@@ -131,9 +140,8 @@ def imported(path: Path) -> ModuleType:
 def release(module: Any) -> None:
     """Let go of the threads and connections that a test used without `run`, which does it by itself."""
     clients = list(module._clients.values())  # those of ended threads would vanish unclosed
-    for pool in (module.main_thread_pool, module.subtasks_thread_pool):
-        pool.shutdown(cancel_futures=True)
-        pool.close()
+    module.main_thread_pool.close()
+    module.subtasks_thread_pool.close()
     for client in clients:
         client.close()
 

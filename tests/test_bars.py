@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,10 @@ pexpect = pytest.importorskip("pexpect", reason="pseudo-terminals are POSIX")
 pyte = pytest.importorskip("pyte", reason="pseudo-terminals are POSIX")
 
 on_posix = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
-pytestmark = pytest.mark.filterwarnings("ignore:.*forkpty:DeprecationWarning")  # pexpect execs at once
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*forkpty:DeprecationWarning"),  # pexpect execs at once
+    pytest.mark.usefixtures("ctrl_c_is_heard"),
+]
 
 Script = Callable[..., Path]
 WATCHDOG = 30  # seconds
@@ -92,14 +94,6 @@ class Screen:
     def exit_code(self) -> int:
         wait_until(lambda: self.lines() and self._child.eof() and not self._child.isalive(), WATCHDOG)
         return int(self._child.exitstatus)
-
-
-@pytest.fixture(autouse=True)
-def ctrl_c_is_heard() -> Iterator[None]:
-    """What a process ignores its children ignore: a test run in the background of a shell is deaf to Ctrl-C."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
 
 
 def bar(name: str, state: str) -> str:

@@ -46,11 +46,9 @@ class Running:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Running]]:
+def start(ctrl_c_is_heard: None) -> Iterator[Callable[..., Running]]:
     """Start a script: `start(path, platform, EB_THREADS="60")`."""
     started: list[Running] = []
-    # What a process ignores its children ignore: a test run in the background of a shell is deaf to Ctrl-C.
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start_script(path: Path, platform: Simulator, *prefix: str, **variables: str) -> Running:
         with path.with_suffix(".out").open("wb") as out, path.with_suffix(".err").open("wb") as err:
@@ -66,7 +64,6 @@ def start() -> Iterator[Callable[..., Running]]:
         return started[-1]
 
     yield start_script
-    signal.signal(signal.SIGINT, previous)
     for running in started:
         with contextlib.suppress(OSError):
             running.process.kill()
@@ -83,6 +80,13 @@ def check_stopped(running: Running, number: signal.Signals) -> None:
     assert "CRITICAL" in lines[-1]
     assert "API function" in running.text(".log"), "no summary"
     assert "Traceback" not in running.text(".log")
+
+
+def check_ctrl_c(running: Running, words: str) -> None:
+    """Once it has said the words, Ctrl-C stops it."""
+    running.says(words)
+    running.process.send_signal(signal.SIGINT)
+    check_stopped(running, signal.SIGINT)
 
 
 @dataclass
@@ -242,10 +246,7 @@ GOES_ON = {
 def test_nothing_that_never_ends_holds_the_process_after_ctrl_c(
     platform: Simulator, script: Script, start: Callable[..., Running], name: str
 ) -> None:
-    running = start(script(BLOCKED + GOES_ON[name]), platform)
-    running.says("blocked")
-    running.process.send_signal(signal.SIGINT)
-    check_stopped(running, signal.SIGINT)
+    check_ctrl_c(start(script(BLOCKED + GOES_ON[name]), platform), "blocked")
 
 
 @pytest.mark.parametrize("caught", ["KeyboardInterrupt", "Exception", "(KeyboardInterrupt, Exception)"])
@@ -260,10 +261,7 @@ def test_a_loop_that_catches_what_ctrl_c_raises_ends_with_its_next_call(
         except {caught}:
             pass
     """
-    running = start(script(todo), platform)
-    running.says("called")
-    running.process.send_signal(signal.SIGINT)
-    check_stopped(running, signal.SIGINT)
+    check_ctrl_c(start(script(todo), platform), "called")
 
 
 def test_threads_of_the_scripts_own_end_with_their_next_call_and_without_a_traceback(
@@ -279,10 +277,7 @@ def test_threads_of_the_scripts_own_end_with_their_next_call_and_without_a_trace
         threading.Thread(target=call_for_ever).start()
     threading.Event().wait()
     """
-    running = start(script(todo), platform)
-    running.says("called")
-    running.process.send_signal(signal.SIGINT)
-    check_stopped(running, signal.SIGINT)
+    check_ctrl_c(start(script(todo), platform), "called")
 
 
 def test_a_ctrl_c_that_is_ignored_at_the_start_stays_ignored_and_sigterm_works(

@@ -228,7 +228,8 @@ subtasks_thread_pool.submit(unlucky)  # in a wait of 600 s when the run is stopp
     assert len(numbers) == len(set(numbers)) >= 60
 
 
-REFUSED = re.escape("RC refuses the access token of a new login (HTTP 401)")
+IN_VAIN = "RC refuses the access token of a new login (HTTP 401)"
+REFUSED = re.escape(IN_VAIN)
 
 
 def test_a_call_that_never_accepts_a_token_is_one_error_after_one_new_login(
@@ -246,7 +247,7 @@ def test_a_script_that_goes_on_after_failures_makes_no_storm_of_logins(platform:
     module = logged_in(platform)
     platform.control(answer={"echo": answer(401)})
     outcomes = dict(module.run_parallel(module.echo, range(600), return_exceptions=True))
-    assert {str(outcome) for outcome in outcomes.values()} == {"RC refuses the access token of a new login (HTTP 401)"}
+    assert {str(outcome) for outcome in outcomes.values()} == {IN_VAIN}
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
     assert platform.seen()["requests"]["echo"] <= 600 + 2 * 60
     platform.control(answer={"echo": None})
