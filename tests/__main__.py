@@ -1,4 +1,10 @@
-"""Run the tests: `python3 tests [pytest options]`, for example `python3 tests -x -k token`."""
+"""Run the tests: `python3 tests [pytest options]`, for example `python3 tests -x -k token`.
+
+engine/      a file for each section of the template, in its order and by its names
+promises/    what holds of the template as a whole: scripts in use, README, upgrade, packages, types, Windows, chaos
+simulation/  the simulated platform that the tests and sandbox.py run scripts against
+benchmark/   `python3 tests/benchmark` measures the template against other ways to do the same
+"""
 
 import os
 import subprocess

@@ -81,15 +81,17 @@ def _install(environment: Path, wanted: list[Path]) -> None:
     # Personal pip settings that do not go with --target.
     settings = {**os.environ, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
     if subprocess.run([*pip, "--target", target, *files], env=settings).returncode != 0:
-        stop(f"pip could not install {wanted[0].name}; check the network (HTTPS_PROXY, PIP_INDEX_URL) and try again")
+        named = wanted[0].relative_to(TESTS.parent)
+        stop(f"pip could not install {named}; check the network (HTTPS_PROXY, PIP_INDEX_URL) and try again")
     for file in chain.from_iterable(map(_with_included, wanted)):
-        if file.parent == TESTS:
+        if TESTS in file.parents:
             _marker(environment, file).write_text(_whole_text(file), encoding="utf-8")
 
 
 def _installed_before(home: Path) -> list[Path]:
     """Return the requirements that the present environment was made for; a new one serves them too."""
-    return [file for file in sorted(TESTS.glob("requirements*.txt")) if _marker(home, file).is_file()]
+    files = sorted([*TESTS.glob("requirements.txt"), *TESTS.glob("*/requirements.txt")])
+    return [file for file in files if _marker(home, file).is_file()]
 
 
 def _interpreter(environment: Path) -> Path:
@@ -97,7 +99,7 @@ def _interpreter(environment: Path) -> Path:
 
 
 def _marker(environment: Path, requirements: Path) -> Path:
-    return environment / f"installed-{requirements.name}"
+    return environment / f"installed-{requirements.parent.name}"
 
 
 def _whole_text(requirements: Path) -> str:

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "simulation"))
+
 from environment import TESTS, environment_python, stop
 from server import Simulator, add_options, parse_options
 
@@ -39,7 +41,7 @@ def main() -> int:
     script = Path(command[0] if command else TEMPLATE)
     if not script.is_file():
         stop(f"there is no script {script}")
-    python = environment_python("requirements-sandbox.txt")
+    python = environment_python("simulation/requirements.txt")
     try:
         with Simulator(python, "--latency", str(LATENCY), *options) as simulator:
             say(headline(simulator))

@@ -1,0 +1,159 @@
+"""Measure the template against other ways to do the same: python3 tests/benchmark [--quick] [--json FILE].
+
+All contenders work against the same local server in another process, each in a process of its own, one after the other,
+round after round, so that what else the machine does meets all alike. The tables show medians and spread of the rounds,
+and the median of the ratios within each round. What the template is to reach is judged below each table; a contender
+whose package is missing is named as skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from environment import TESTS, environment_python, stop
+from measure import Cost, Job
+from parts import Part, parts
+from report import Results, lines_of, report
+
+HERE = Path(__file__).resolve().parent
+TEMPLATE = TESTS.parent / "eb_script_template.py"
+PACKAGES = ("httpx", "httpcore", "h11", "tqdm", "requests", "aiohttp", "pycurl", "dlt", "singer-sdk")
+NOT_INSTALLED = 3  # exit code of contenders.py
+JOB_LIMIT = 900  # seconds; a contender that takes longer hangs
+
+
+class Benchmark:
+    """The server, and the interpreter of the contenders."""
+
+    def __init__(self, python: str, template: Path, url: str) -> None:
+        self.python, self.template, self.url = python, template, url
+
+    def run(self, part: Part) -> Results:
+        """Let the contenders of a part take turns, each round beginning with another one."""
+        results, labels = Results(), list(part.jobs)
+        for turn in range(part.rounds):
+            for label in labels[turn % len(labels) :] + labels[: turn % len(labels)]:
+                if label in results.missing:
+                    continue
+                try:
+                    results.costs.setdefault(label, []).append(self.cost(part.jobs[label]))
+                except RuntimeError as error:
+                    results.missing[label] = str(error)
+                    results.costs.pop(label, None)
+        return results
+
+    def cost(self, job: Job) -> Cost:
+        """Return what one job costs; RuntimeError if it cannot be told."""
+        self.calls_answered()
+        cost: Cost = self.contend(job)
+        cost["calls"] = self.calls_answered()
+        if job.get("calls") not in (None, cost["calls"]):
+            raise RuntimeError(f"failed: {cost['calls']} of {job['calls']} calls were answered")
+        if job.get("count"):
+            cost["per item"] = cost["wall"] / job["count"] * 10**6
+        return cost
+
+    def contend(self, job: Job) -> Any:
+        """Carry out a job in a process of its own."""
+        job = {**job, "url": f"{self.url}/{job.get('latency', 0)}", "template": str(self.template)}
+        command = [self.python, str(HERE / "contenders.py"), json.dumps(job)]
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", timeout=JOB_LIMIT)
+        if done.returncode == NOT_INSTALLED:
+            raise RuntimeError(f"skipped: {done.stdout.strip()} is not installed")
+        if done.returncode:
+            raise RuntimeError(f"failed: {(done.stderr.strip() or 'without a word').splitlines()[-1]}")
+        return json.loads(done.stdout)
+
+    def calls_answered(self) -> int:
+        """Return how many calls the server has answered since this was last asked."""
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{self.url}/count") as response:
+            return int(response.read())
+
+
+@contextmanager
+def server(python: str, *options: object) -> Iterator[str]:
+    """Run the server; its address."""
+    command = [python, str(HERE / "lean_server.py"), *map(str, options)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        line = process.stdout.readline() if process.stdout else ""
+        if not line:
+            stop("the server did not start")
+        yield json.loads(line)["url"]
+    finally:
+        process.communicate()  # closes its standard input, which ends it
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures were measured on."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        processor = names[0].partition(": ")[2] if names else processor
+    return {"system": platform.platform(), "processor": processor, "cores": os.cpu_count(), "load": load()}
+
+
+def load() -> float:
+    """Return how many processes wanted to run in the last minute, the benchmark's own among them."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else math.nan
+
+
+def parsed() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python3 tests/benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="one small round of each: that all works, not how fast it is")
+    add("--json", type=Path, metavar="FILE", help="write the figures of every round there")
+    add("--only", metavar="TITLE", default="", help="only the tables whose title begins so: 2, or '1. 60'")
+    add("--template", type=Path, default=TEMPLATE, metavar="FILE", help="the copy to measure")
+    add("--here", action="store_true", help="use this interpreter and the packages that it has; install nothing")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the parts and print their tables; 1 if a contender failed."""
+    options = parsed()
+    template = options.template.resolve()
+    python = sys.executable if options.here else str(environment_python("benchmark/requirements.txt", "-benchmark"))
+    centres, patients = (10, 100) if options.quick else (100, 2500)
+    with server(python, "--centres", centres, "--patients", patients) as url:
+        benchmark = Benchmark(python, template, url)
+        versions = benchmark.contend({"contender": "versions", "packages": PACKAGES})
+        whole: dict[str, Any] = {"machine": machine(), "versions": versions, "tables": []}
+        print(", ".join(f"{name} {value}" for name, value in whole["machine"].items()))
+        print(", ".join(f"{name} {version or 'not installed'}" for name, version in versions.items()))
+        for part in parts(centres, patients, options.quick):
+            if any(table.title.startswith(options.only) for table in part.tables):
+                results = benchmark.run(part)
+                for table in part.tables:
+                    whole["tables"].append(report(table, results, options.quick))
+                    print("\n".join(lines_of(whole["tables"][-1])), flush=True)
+    whole["machine"]["load at the end"] = load()
+    if options.json:
+        options.json.write_text(json.dumps(whole, indent=2, ensure_ascii=False), encoding="utf-8")
+    rows = [row for table in whole["tables"] for row in table["rows"]]
+    return int(any(row.get("missing", "").startswith("failed") for row in rows))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,219 @@
+"""The contenders of tests/benchmark: each does the same work in its own way, in a process of its own.
+
+`python tests/benchmark/contenders.py JOB` carries out one job (JSON) and prints what it cost as JSON; exit code 3 and
+the name of a package when that is not installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import study_contenders
+from measure import Cost, Job, in_plain_pool, in_run_parallel, measured, per_thread, template_of, use_up
+
+NOT_INSTALLED = 3
+TIMEOUT = 60  # seconds; the template's API_TIMEOUT
+BEARER = {"Authorization": "Bearer " + "a" * 200}
+PATH = "/api/records/byPatient?patient=any"
+# Without click: where something else brought it along, httpx imports its own command line, which is not measured here.
+IMPORT = """
+import json, sys, time
+sys.modules["click"] = None
+wall, cpu = time.perf_counter(), time.process_time()
+{}
+print(json.dumps(dict(wall=time.perf_counter() - wall, cpu=time.process_time() - cpu)))
+"""
+
+
+def template_calls(job: Job) -> Cost:
+    """Make an API function's calls as the template has it."""
+    template = template_of(job)
+    return in_run_parallel(job, template, lambda _: template.get_record_by_patient("any"))
+
+
+def template_existing_form(job: Job) -> Cost:
+    """Make the calls as existing scripts have them."""
+    template = template_of(job)
+
+    @template.api_call_with_retry("RC")  # type: ignore[untyped-decorator]
+    def call(_: int) -> Any:
+        client = template.get_httpx_client()
+        client.base_url = template.MICROSERVICES["RC"]["base_url"]
+        headers = {"Authorization": f"Bearer {template.tokens['RC']['access_token']}"}
+        response = client.get(PATH, headers=headers, timeout=template.API_TIMEOUT)
+        response.raise_for_status()
+        return response.json()
+
+    return in_run_parallel(job, template, call)
+
+
+def bare_httpx(job: Job) -> Cost:
+    """Make the calls as existing scripts have them, without a template."""
+    import httpx
+
+    context = httpx.create_ssl_context()
+    client_of_thread = per_thread(lambda: httpx.Client(verify=context))
+
+    def call(_: int) -> Any:
+        client = client_of_thread()
+        client.base_url = job["url"] + "/rc"
+        response = client.get(PATH, headers=BEARER, timeout=TIMEOUT)
+        response.raise_for_status()
+        return response.json()
+
+    return in_plain_pool(job, call)
+
+
+def requests_calls(job: Job) -> Cost:
+    """Make the calls with requests, a session per thread."""
+    import requests
+
+    session_of_thread, url = per_thread(requests.Session), job["url"] + "/rc" + PATH
+
+    def call(_: int) -> Any:
+        response = session_of_thread().get(url, headers=BEARER, timeout=TIMEOUT)
+        response.raise_for_status()
+        return response.json()
+
+    return in_plain_pool(job, call)
+
+
+def pycurl_calls(job: Job) -> Cost:
+    """Make the calls with pycurl, a handle per thread."""
+    import pycurl
+
+    url = job["url"] + "/rc" + PATH
+
+    def handle() -> Any:
+        curl = pycurl.Curl()
+        curl.setopt(pycurl.URL, url)
+        curl.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in BEARER.items()])
+        curl.setopt(pycurl.TIMEOUT, TIMEOUT)
+        curl.setopt(pycurl.NOSIGNAL, 1)
+        return curl
+
+    handle_of_thread = per_thread(handle)
+
+    def call(_: int) -> Any:
+        curl, body = handle_of_thread(), io.BytesIO()
+        curl.setopt(pycurl.WRITEDATA, body)
+        curl.perform()
+        assert curl.getinfo(pycurl.RESPONSE_CODE) == 200
+        return json.loads(body.getvalue())
+
+    return in_plain_pool(job, call)
+
+
+def aiohttp_calls(job: Job) -> Cost:
+    """Make the calls with aiohttp, as many workers as the others have threads."""
+    import aiohttp
+
+    url, loop = job["url"] + "/rc" + PATH, asyncio.new_event_loop()
+
+    async def worker(session: aiohttp.ClientSession, items: Iterable[int]) -> None:
+        for _ in items:
+            async with session.get(url, headers=BEARER) as response:
+                response.raise_for_status()
+                await response.json()
+
+    async def calls(session: aiohttp.ClientSession, count: int) -> None:
+        items = iter(range(count))
+        await asyncio.gather(*(worker(session, items) for _ in range(job["threads"])))
+
+    async def opened() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=job["threads"])
+        return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(TIMEOUT))
+
+    session = loop.run_until_complete(opened())
+    cost = measured(job, lambda count: loop.run_until_complete(calls(session, count)))
+    loop.run_until_complete(session.close())
+    return cost
+
+
+def template_clients(job: Job) -> Cost:
+    """Make the template's clients, in as many threads at the same time."""
+    import httpcore  # noqa: F401 - httpx does so with the first client
+
+    template = template_of(job)
+
+    def work(count: int) -> None:
+        with ThreadPoolExecutor(count) as pool:
+            all_at_work = threading.Barrier(count)
+            use_up(pool.map(lambda _: (all_at_work.wait(), template.get_httpx_client()), range(count)))
+
+    return measured(job, work)
+
+
+def naive_clients(job: Job) -> Cost:
+    """Make clients as everyone does at first; one after the other, as 60 threads at once take far longer."""
+    import httpcore  # noqa: F401 - httpx does so with the first client
+    import httpx
+
+    return measured(job, lambda count: use_up([httpx.Client() for _ in range(count)]))
+
+
+def template_items(job: Job) -> Cost:
+    """Send items that cost nothing through run_parallel."""
+    return in_run_parallel(job, template_of(job), lambda item: item)
+
+
+def all_submitted(job: Job) -> Cost:
+    """Send items that cost nothing through an executor that is given all of them at once."""
+    return in_plain_pool(job, lambda item: item)
+
+
+def importing(job: Job) -> Cost:
+    """Measure a statement in a fresh interpreter; the first time does not count, it may have to compile."""
+    shutil.copy(job["template"], "script.py")
+    cached = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", IMPORT.format(job["statement"])]
+    for _ in range(2):
+        cost: Cost = json.loads(subprocess.check_output(command, env=cached))
+    return cost
+
+
+def versions(job: Job) -> dict[str, str | None]:
+    """Tell the versions of this interpreter and of packages; None for one that is not installed."""
+    found: dict[str, str | None] = {"Python": sys.version.split()[0]}
+    for package in job["packages"]:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+CONTENDERS: dict[str, Callable[[Job], object]] = {
+    each.__name__: each
+    for each in (
+        *(template_calls, template_existing_form, bare_httpx, requests_calls, pycurl_calls, aiohttp_calls),
+        *(template_clients, naive_clients, template_items, all_submitted, importing, versions),
+        *(study_contenders.template, study_contenders.requests_sequential, study_contenders.requests_pool),
+        *(study_contenders.dlt_source, study_contenders.singer_stream),
+    )
+}
+
+
+def main() -> None:
+    """Carry out the job of the command line."""
+    job = json.loads(sys.argv[1])
+    try:
+        print(json.dumps(CONTENDERS[job["contender"]](job)))
+    except ModuleNotFoundError as missing:
+        print(missing.name)
+        sys.exit(NOT_INSTALLED)
+
+
+if __name__ == "__main__":
+    main()

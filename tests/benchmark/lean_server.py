@@ -1,0 +1,128 @@
+"""The server that tests/benchmark measures against: the simulated study, rendered in advance.
+
+`python tests/benchmark/lean_server.py [--centres N] [--patients N]` prints {"url": "http://127.0.0.1:PORT"} when it
+listens, and ends when its standard input is closed. A base_url is `{url}/{latency in seconds}/{service}`; GET /count
+tells how many calls were answered with data since it was last asked. It is far leaner than the simulated platform (no
+routing, no tokens, no faults), so that it is the client that is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import selectors
+import sys
+import threading
+from pathlib import Path
+from typing import Any, cast
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "simulation"))
+
+from simulator import BACKLOG, end_with_standard_input
+from study import Study
+
+SESSION = {"userId": "bench", "access_token": "a" * 200, "refresh_token": "r" * 200}
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def answer(value: object) -> bytes:
+    """Render a whole response."""
+    body = json.dumps(value, ensure_ascii=False).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+def answers_of(study: Study) -> dict[str, bytes]:
+    """Render what each call gets: GET by path and query, POST by path and the first value of its body."""
+    rendered: dict[str, Any] = {
+        "/iam/api/auth/ziwig-pro/login": SESSION,
+        "/rc/api/auth/config-token": SESSION,
+        "/gdd/api/auth/config-token": SESSION,
+        "/rc/api/records/byPatient?patient=any": {
+            "patientId": "any",
+            "pseudonym": "001-00001-AB",
+            "status": "included",
+        },
+        "/rc/api/inclusions/getAllOrganizations": study.organizations,
+    }
+    for organization in study.organizations:
+        page = study.inclusions(organization["id"], 10**6, 1)
+        rendered[f"/rc/api/inclusions/search {organization['id']}"] = page
+        for inclusion in page["data"] if page else []:
+            rendered.update(patient_answers(study, inclusion["patientId"], inclusion["pseudonym"]))
+    return {call: answer(value) for call, value in rendered.items()}
+
+
+def patient_answers(study: Study, patient: str, pseudonym: str) -> dict[str, Any]:
+    """Return a patient's record, questionnaires and request; every record names a tube, so that it is three calls."""
+    tube = f"EB{pseudonym.split('-')[1]}-11"
+    return {
+        f"/rc/api/records/byPatient?patient={patient}": {**(study.record(patient) or {}), "tubeId": tube},
+        f"/rc/api/surveys/filter/with-answers {patient}": study.surveys(patient),
+        f"/gdd/api/requests/by-tube/{tube}": {"tubeId": tube, "patientId": patient, "status": "Validée"},
+    }
+
+
+class Connection(asyncio.Protocol):
+    """One connection: reads requests, and answers each after the latency that its path begins with."""
+
+    answers: dict[str, bytes]
+    counted = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.received = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Answer every request that is complete."""
+        self.received += data
+        while b"\r\n\r\n" in self.received:
+            head, _, rest = self.received.partition(b"\r\n\r\n")
+            _, found, length = head.lower().partition(b"\r\ncontent-length:")
+            size = int(length.split(b"\r\n", 1)[0]) if found else 0
+            if len(rest) < size:
+                return
+            self.received = rest[size:]
+            method, target, _ = head.split(b" ", 2)
+            self.respond(method, target, rest[:size])
+
+    def respond(self, method: bytes, target: bytes, body: bytes) -> None:
+        """Send the answer when it is due."""
+        if target == b"/count":
+            self.transport.write(answer(Connection.counted))
+            Connection.counted = 0
+            return
+        _, latency, path = target.decode().split("/", 2)
+        call = f"/{path}"
+        if method == b"POST":
+            call, _, _ = call.partition("?")
+            call += "" if "/auth/" in call else f" {next(iter(json.loads(body).values()))}"
+        response = self.answers.get(call, NOT_FOUND)
+        Connection.counted += "/auth/" not in call and response is not NOT_FOUND
+        asyncio.get_running_loop().call_later(float(latency), self.transport.write, response)
+
+
+async def serve(study: Study) -> None:
+    """Listen for ever."""
+    Connection.answers = answers_of(study)
+    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=BACKLOG)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    print(json.dumps({"url": url}), flush=True)
+    await server.serve_forever()
+
+
+def main() -> None:
+    """Serve until standard input is closed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--centres", type=int, default=100)
+    parser.add_argument("--patients", type=int, default=2500)
+    options = parser.parse_args()
+    threading.Thread(target=end_with_standard_input, daemon=True).start()
+    # select() keeps time to the microsecond, where epoll rounds each wait up to a millisecond, 1 % of a latency.
+    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+    loop.run_until_complete(serve(Study(options.centres, options.patients)))
+
+
+if __name__ == "__main__":
+    main()

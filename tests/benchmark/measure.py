@@ -1,0 +1,98 @@
+"""What the contenders of tests/benchmark share: how work is measured, and the template as a script uses it."""
+
+from __future__ import annotations
+
+import collections
+import importlib.util
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+Job = dict[str, Any]  # contender, url, template, threads, warm_up, count, ...
+Cost = dict[str, float]
+Work = Callable[[int], object]  # does its work for so many items
+
+
+def measured(job: Job, work: Work) -> Cost:
+    """Do the work, some of it before that if it is to be warm: seconds of wall and CPU, megabytes above the start."""
+    if "warm_up" in job:
+        work(job["warm_up"])
+    memory = memory_at_start()
+    started, cpu = time.perf_counter(), time.process_time()
+    results = work(job.get("count", 0))
+    wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+    del results  # kept until now: to free a study takes a while, and is not part of fetching it
+    return {"wall": wall, "cpu": cpu, "memory": status_of_process("VmHWM") - memory}
+
+
+def memory_at_start() -> float:
+    """Begin a new peak of memory here; what is in use now, in megabytes."""
+    with suppress(OSError):  # only Linux has it
+        Path("/proc/self/clear_refs").write_text("5")
+    return status_of_process("VmRSS")
+
+
+def status_of_process(field: str) -> float:
+    """Return a field of this process's status in megabytes; NaN where there is none, as outside Linux."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def use_up(results: Iterable[object]) -> None:
+    """Iterate to the end, keeping nothing."""
+    collections.deque(results, maxlen=0)
+
+
+def per_thread(make: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a function that gives each thread its own one of what `make` makes."""
+    local = threading.local()
+
+    def get() -> Any:
+        if not hasattr(local, "own"):
+            local.own = make()
+        return local.own
+
+    return get
+
+
+def in_plain_pool(job: Job, call: Callable[[int], object]) -> Cost:
+    """Measure calls in a ThreadPoolExecutor."""
+    with ThreadPoolExecutor(job["threads"]) as pool:
+        return measured(job, lambda count: use_up(pool.map(call, range(count))))
+
+
+def template_of(job: Job) -> Any:
+    """Import the template, or the copy that is to be measured, for the server and the threads of the job."""
+    addresses = {f"EB_{service}_URL": f"{job['url']}/{service.lower()}" for service in ("IAM", "RC", "GDD")}
+    os.environ.update(addresses, EB_USER_NAME="bench", EB_PASSWORD="bench-password", EB_THREADS=str(job["threads"]))
+    specification = importlib.util.spec_from_file_location("template", job["template"])
+    assert specification is not None
+    assert specification.loader is not None
+    template = importlib.util.module_from_spec(specification)
+    sys.modules["template"] = template
+    specification.loader.exec_module(template)
+    template.MAX_THREADS = max(template.MAX_THREADS, job["threads"])  # type: ignore[attr-defined]
+    return template
+
+
+def in_run(template: Any, measure: Callable[[], Cost]) -> Cost:
+    """Measure within the template's `run`, as in a script: logged in, its log open."""
+    costs: list[Cost] = []
+    code = template.run(lambda: costs.append(measure()))
+    if code:
+        sys.exit(f"the template ended with {code}")
+    return costs[0]
+
+
+def in_run_parallel(job: Job, template: Any, call: Callable[[int], object]) -> Cost:
+    """Measure calls in the template's run_parallel."""
+    return in_run(template, lambda: measured(job, lambda count: use_up(template.run_parallel(call, range(count)))))

@@ -1,0 +1,89 @@
+"""What the rounds of the benchmark brought: as data, judged, and as tables in Markdown."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from measure import Cost
+from parts import Goal, Table
+
+
+@dataclass
+class Results:
+    """What the rounds of a part brought: costs by contender, or why there are none."""
+
+    costs: dict[str, list[Cost]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def figures(self, table: Table) -> dict[str, list[float]]:
+        """Return a table's figure of each round by contender."""
+        return {label: [table.figure(cost) for cost in costs] for label, costs in self.costs.items()}
+
+
+def report(table: Table, results: Results, quick: bool) -> dict[str, Any]:
+    """Return a table as data; the quick form is too short for a judgement."""
+    figures = results.figures(table)
+    rounds = max(map(len, figures.values()), default=0)
+    bases = {table.over: [table.limit] * rounds, **figures}
+    rows = [
+        {
+            "contender": label,
+            "median": statistics.median(values),
+            "min": min(values),
+            "max": max(values),
+            "ratio": ratio(values, bases[table.over]),
+            "rounds": values,
+        }
+        for label, values in figures.items()
+    ]
+    goals = [judged(goal, bases) for goal in table.goals if not quick]
+    missing = [{"contender": label, "missing": why} for label, why in results.missing.items()]
+    return {"title": table.title, "unit": table.unit, "over": table.over, "rows": rows + missing, "goals": goals}
+
+
+def ratio(figures: Sequence[float], bases: Sequence[float]) -> float:
+    """Return the median of the rounds' own ratios: what slows a whole round down does not count."""
+    return statistics.median(figure / base for figure, base in zip(figures, bases, strict=True))
+
+
+def judged(goal: Goal, figures: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Tell whether a goal is reached; None if one of the two did not take part."""
+    ours = figures.get(goal.contender, ())
+    theirs = figures.get(goal.over, ()) if goal.over else [1.0] * len(ours)
+    reached = ratio(ours, theirs) if ours and theirs else math.nan
+    verdict = None if math.isnan(reached) else reached <= goal.at_most
+    return {"contender": goal.contender, "over": goal.over, "at most": goal.at_most, "is": reached, "reached": verdict}
+
+
+def lines_of(table: dict[str, Any]) -> Iterator[str]:
+    """Lay a table out in Markdown."""
+    yield f"\n**{table['title']}**\n"
+    yield f"| contender | median, {table['unit']} | lowest to highest | over {table['over']} |"
+    yield "|---|---:|---:|---:|"
+    for row in table["rows"]:
+        if "missing" in row:
+            yield f"| {row['contender']} | {row['missing']} | | |"
+        else:
+            spread = f"{digits(row['min'])} to {digits(row['max'])}"
+            yield f"| {row['contender']} | {digits(row['median'])} | {spread} | {row['ratio']:.3f} |"
+    yield ""
+    for goal in table["goals"]:
+        yield f"- {goal_line(goal, table['unit'])}"
+
+
+def goal_line(goal: dict[str, Any], unit: str) -> str:
+    """Say what was to be reached and what was."""
+    wanted = f"{goal['at most']:.2f} x {goal['over']}" if goal["over"] else f"{goal['at most']:g} {unit}"
+    verdict = {True: "reached", False: "NOT reached", None: "not judged"}[goal["reached"]]
+    return f"{goal['contender']}, at most {wanted}: {goal['is']:.3f}, {verdict}"
+
+
+def digits(value: float) -> str:
+    """Show three or four digits that count."""
+    if math.isnan(value):
+        return "unknown"
+    return f"{value:,.{max(0, 3 - len(str(int(abs(value)))) + (abs(value) < 1))}f}"

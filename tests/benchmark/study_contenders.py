@@ -1,0 +1,177 @@
+"""The study as tests/benchmark measures it: every centre's inclusions; record, questionnaires, tube of every patient.
+
+Each contender makes the calls as its author would write them, and keeps the answers (singer-sdk's are written away, as
+is its nature). `job["centres"]` limits the slow ones to a share.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from measure import Cost, Job, in_run, measured, per_thread, template_of
+
+TOKEN = "a" * 200
+ORGANIZATIONS = "/rc/api/inclusions/getAllOrganizations"
+INCLUSIONS = "/rc/api/inclusions/search"
+RECORD = "/rc/api/records/byPatient"
+SURVEYS = "/rc/api/surveys/filter/with-answers"
+REQUEST = "/gdd/api/requests/by-tube"
+LISTS = ("visits", "answers")
+
+
+def template(job: Job) -> Cost:
+    """Records on the main pool; inclusions, questionnaires and tubes on the subtasks pool at the same time."""
+    module = template_of(job)
+    later = module.subtasks_thread_pool.submit
+
+    def patient(inclusion: dict[str, Any]) -> tuple[Any, ...]:
+        surveys = later(module.get_surveys, inclusion["patientId"])
+        record = module.get_record_by_patient(inclusion["patientId"])
+        return record, surveys, later(module.get_request_by_tube, record["tubeId"])
+
+    def study(_: int) -> list[Any]:
+        organizations = module.get_all_organizations()[: job["centres"]]
+        centres = [later(module.get_all_inclusions, organization["id"]) for organization in organizations]
+        inclusions = (inclusion for centre in centres for inclusion in centre.result())
+        patients = [answers for _, answers in module.run_parallel(patient, inclusions)]
+        return [(record, surveys.result(), request.result()) for record, surveys, request in patients]
+
+    return in_run(module, lambda: measured(job, study))
+
+
+def requests_study(job: Job, session: Callable[[], Any], map_: Callable[..., Iterable[Any]]) -> list[Any]:
+    """Pull the study with requests; `map_` says how many things are done at a time."""
+
+    def call(method: str, path: str, **options: Any) -> Any:
+        response = session().request(method, job["url"] + path, timeout=60, **options)
+        response.raise_for_status()
+        return response.json()
+
+    def inclusions(organization: dict[str, Any]) -> Any:
+        params, body = {"limit": 1000, "page": 1}, {"organization": organization["id"]}
+        return call("POST", INCLUSIONS, params=params, json=body)["data"]
+
+    def patient(inclusion: dict[str, Any]) -> tuple[Any, ...]:
+        record = call("GET", RECORD, params={"patient": inclusion["patientId"]})
+        surveys = call("POST", SURVEYS, json={"subject": inclusion["patientId"]})
+        return record, surveys, call("GET", f"{REQUEST}/{record['tubeId']}")
+
+    organizations = call("GET", ORGANIZATIONS)[: job["centres"]]
+    patients = [inclusion for of_centre in map_(inclusions, organizations) for inclusion in of_centre]
+    return list(map_(patient, patients))
+
+
+def requests_session() -> Any:
+    """Return a session that carries the token."""
+    import requests
+
+    session = requests.Session()
+    session.headers["Authorization"] = f"Bearer {TOKEN}"
+    return session
+
+
+def requests_sequential(job: Job) -> Cost:
+    """One call after the other, in one session: what an analyst writes."""
+    session = requests_session()
+    return measured(job, lambda _: requests_study(job, lambda: session, map))
+
+
+def requests_pool(job: Job) -> Cost:
+    """The same in a ThreadPoolExecutor, a session per thread."""
+    requests_session()
+    with ThreadPoolExecutor(job["threads"]) as pool:
+        return measured(job, lambda _: requests_study(job, per_thread(requests_session), pool.map))
+
+
+def dlt_source(job: Job) -> Cost:
+    """dlt's rest_api source, its dependent resources in parallel; extracted alone, neither normalised nor loaded."""
+    os.environ.update(RUNTIME__DLTHUB_TELEMETRY="false", DLT_DATA_DIR=os.getcwd(), RUNTIME__LOG_LEVEL="ERROR")
+    if "workers" in job:
+        os.environ.update(EXTRACT__WORKERS=str(job["workers"]), EXTRACT__MAX_PARALLEL_ITEMS=str(2 * job["workers"]))
+    from dlt.sources.rest_api import rest_api_source
+
+    def resource(name: str, path: str, **endpoint: Any) -> dict[str, Any]:
+        return {"name": name, "endpoint": {"path": path, "paginator": "single_page", **endpoint}}
+
+    def dependent(name: str, path: str, **endpoint: Any) -> dict[str, Any]:
+        return {**resource(name, path, **endpoint), "parallelized": True}
+
+    search = {"method": "POST", "params": {"limit": 1000, "page": 1}, "data_selector": "data"}
+    config: Any = {
+        "client": {"base_url": job["url"], "auth": {"type": "bearer", "token": TOKEN}},
+        "resources": [
+            resource("organizations", ORGANIZATIONS),
+            dependent("inclusions", INCLUSIONS, **search, json={"organization": "{resources.organizations.id}"}),
+            dependent("records", RECORD, params={"patient": "{resources.inclusions.patientId}"}, data_selector="$"),
+            dependent("surveys", SURVEYS, method="POST", json={"subject": "{resources.inclusions.patientId}"}),
+            dependent("requests", REQUEST + "/{resources.records.tubeId}", data_selector="$"),
+        ],
+    }
+    return measured(job, lambda _: list(rest_api_source(config)))
+
+
+def singer_stream(job: Job) -> Cost:
+    """The streams of a tap made with singer-sdk, its messages written to nowhere."""
+    from singer_sdk import RESTStream, Tap
+    from singer_sdk.typing import ArrayType, ObjectType, PropertiesList, Property, StringType
+
+    class Stream(RESTStream[Any]):
+        """What all streams of the tap share: each answer is a record, or several."""
+
+        url_base = job["url"]
+        state_partitioning_keys = ()
+        http_headers = property(lambda _: {"Authorization": f"Bearer {TOKEN}"})
+        children: dict[str, str] = {}  # noqa: RUF012 - key of a child's context -> field of the record
+
+        def __init__(self, tap: Tap) -> None:
+            rows = ArrayType(ObjectType(additional_properties=True))
+            texts = (Property(name, rows if name in LISTS else StringType) for name in self.fields)
+            super().__init__(tap, schema=PropertiesList(*texts).to_dict())
+
+        def get_child_context(self, record: Any, context: Any) -> Any:
+            return {key: record[field] for key, field in self.children.items()}
+
+        def prepare_request_payload(self, context: Any, next_page_token: Any) -> Any:
+            return dict(context) if self.http_method == "POST" else None
+
+    class Organizations(Stream):
+        name, path, fields, children = "organizations", ORGANIZATIONS, ("id", "name"), {"organization": "id"}
+
+        def parse_response(self, response: Any) -> Iterable[Any]:
+            return islice(super().parse_response(response), job["centres"])
+
+    class Inclusions(Stream):
+        name, path, fields, children = "inclusions", INCLUSIONS, ("patientId", "status"), {"subject": "patientId"}
+        parent_stream_type, http_method, records_jsonpath = Organizations, "POST", "$.data[*]"
+
+    class Surveys(Stream):
+        name, path, fields = "surveys", SURVEYS, ("id", "name", "answers")
+        parent_stream_type, http_method = Inclusions, "POST"
+
+    class Records(Stream):
+        name, path, fields, children = (
+            "records",
+            RECORD + "?patient={subject}",
+            ("patientId", "visits", "tubeId"),
+            {"tube": "tubeId"},
+        )
+        parent_stream_type, records_jsonpath = Inclusions, "$"
+
+    class Requests(Stream):
+        name, path, fields = "requests", REQUEST + "/{tube}", ("tubeId", "patientId", "status")
+        parent_stream_type, records_jsonpath = Records, "$"
+
+    class Study(Tap):
+        name, config_jsonschema = "tap-study", PropertiesList().to_dict()
+
+        def discover_streams(self) -> list[Any]:
+            return [stream(self) for stream in (Organizations, Inclusions, Surveys, Records, Requests)]
+
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        return measured(job, lambda _: Study(config={}).sync_all())

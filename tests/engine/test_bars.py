@@ -1,0 +1,351 @@
+"""Bars: what stands on a real pseudo-terminal, read from its screen; and what is said without one."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import WATCHDOG, Load, environment_for, run_script, shell, wait_until
+from server import Simulator
+
+pexpect = pytest.importorskip("pexpect", reason="pseudo-terminals are POSIX")
+pyte = pytest.importorskip("pyte", reason="pseudo-terminals are POSIX")
+
+on_posix = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*forkpty:DeprecationWarning"),  # pexpect execs at once
+    pytest.mark.usefixtures("ctrl_c_is_heard"),
+]
+
+Script = Callable[..., Path]
+CTRL_C = "\x03"
+CONTROL_CODE = re.compile(r"[\x00-\x09\x0b-\x1f]")
+
+# Tasks with a bar each, which wait halfway until the test has looked at the screen.
+TASKS_WITH_BARS = """
+def task(number):
+    with tqdm(total=10, desc=f"task {number}", position=get_thread_position(), bar_format=custom_bar_format) as bar:
+        bar.update(5)
+        bar.refresh()
+        while not Path("go on").exists():
+            time.sleep(0.01)
+            if number == 2 and Path("fail").exists():
+                raise LookupError("no such centre")
+        bar.update(5)
+
+"""
+LOOP = """
+for _ in run_parallel(task, range(1, 7), desc="all"):
+    pass
+"""
+
+
+class Screen:
+    """A script on a pseudo-terminal, and what a person sees there."""
+
+    def __init__(self, path: Path, platform: Simulator, columns: int = 120, redirect: str = "") -> None:
+        self.path = path
+        self._screen = pyte.Screen(columns, 24)
+        self._screen.set_mode(pyte.modes.LNM)
+        self._stream = pyte.Stream(self._screen)
+        command = f"exec {sys.executable} {path.name} {redirect}"
+        variables = environment_for(platform, EB_THREADS="3")
+        self._child = pexpect.spawn(
+            "/bin/sh", ["-c", command], cwd=path.parent, env=variables, encoding="utf-8", dimensions=(24, columns)
+        )
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.close(force=True)
+
+    def lines(self) -> list[str]:
+        """What stands on the screen now, down to its last line with something on it."""
+        with suppress(pexpect.TIMEOUT, pexpect.EOF):
+            self._stream.feed(self._child.read_nonblocking(100_000, timeout=0.05))
+        return "\n".join(line.rstrip() for line in self._screen.display).rstrip().split("\n")
+
+    def shows(self, *patterns: str) -> None:
+        """Wait until the screen holds lines like these, and no others."""
+
+        def fits() -> bool:
+            lines = self.lines()
+            return len(lines) == len(patterns) and all(map(re.fullmatch, patterns, lines))
+
+        try:
+            wait_until(fits)
+        except AssertionError:
+            pytest.fail("the screen is\n" + "\n".join(self.lines()))
+
+    def press(self, key: str) -> None:
+        self._child.send(key)
+
+    def allow(self, what: str) -> None:
+        (self.path.parent / what).touch()
+
+    def exit_code(self) -> int:
+        wait_until(lambda: self.lines() and self._child.eof() and not self._child.isalive())
+        return int(self._child.exitstatus)
+
+
+def bar(name: str, state: str) -> str:
+    """What a bar looks like, for example `bar("task 1", "5/10")`."""
+    return rf"{name} +\d+% \|.*\| {state} \[.*"
+
+
+HALFWAY = [bar("all", "0/6"), *[bar("task [123]", "5/10")] * 3]
+
+
+@on_posix
+@pytest.mark.parametrize("columns", [120, 80])
+def test_the_bars_of_tasks_have_a_row_each_below_that_of_the_loop_and_leave_a_clean_screen(
+    script: Script, platform: Simulator, columns: int
+) -> None:
+    with Screen(script(TASKS_WITH_BARS + LOOP), platform, columns) as screen:
+        screen.shows(*HALFWAY)
+        screen.allow("go on")
+        assert screen.exit_code() == 0
+        screen.shows(bar("all", "6/6"), "my_script: done; .*")
+
+
+@on_posix
+def test_on_a_narrow_terminal_each_bar_still_has_one_row(script: Script, platform: Simulator) -> None:
+    with Screen(script(TASKS_WITH_BARS + LOOP), platform, 40) as screen:
+        screen.shows(r"all  .*", *[r"task [123]  .*"] * 3)
+        screen.allow("go on")
+        assert screen.exit_code() == 0
+        screen.shows(r"all  .*", "my_script: done; 3 calls in .*", ".*")
+
+
+@on_posix
+def test_a_log_line_stands_above_the_bars_and_tears_none(script: Script, platform: Simulator) -> None:
+    todo = """
+def speak():
+    while not Path("speak").exists():
+        time.sleep(0.01)
+    logging.info("too low for the terminal")
+    for number in range(3):
+        logging.error("line %d\\nof note", number)
+
+threading.Thread(target=speak).start()
+"""
+    with Screen(script(TASKS_WITH_BARS + todo + LOOP), platform) as screen:
+        screen.shows(*HALFWAY)
+        screen.allow("speak")
+        screen.shows(*[rf"line {number}\\nof note" for number in range(3)], *HALFWAY)
+        screen.allow("go on")
+        screen.exit_code()
+        screen.shows(*[rf"line {number}\\nof note" for number in range(3)], bar("all", "6/6"), "my_script: done; .*")
+    assert "too low for the terminal" in screen.path.with_suffix(".log").read_text(encoding="utf-8")
+
+
+@on_posix
+def test_a_failure_leaves_a_clean_screen_although_the_bars_of_other_tasks_were_open(
+    script: Script, platform: Simulator
+) -> None:
+    with Screen(script(TASKS_WITH_BARS + LOOP), platform) as screen:
+        screen.shows(*HALFWAY)
+        screen.allow("fail")  # the other two tasks are held beyond the end
+        assert screen.exit_code() == 1
+        screen.shows(
+            "failed on item 2: LookupError: no such centre",
+            bar("all", "1/6"),
+            r"my_script: failed: LookupError: no such centre \(my_script.py line \d+\); .*",
+        )
+
+
+@on_posix
+def test_an_error_in_the_loop_itself_closes_its_bar_before_the_closing_line(
+    script: Script, platform: Simulator
+) -> None:
+    todo = """
+results = run_parallel(abs, range(6), desc="all")
+for number, _ in results:
+    raise LookupError("no such centre")
+"""
+    with Screen(script(todo), platform) as screen:
+        assert screen.exit_code() == 1
+        screen.shows(bar("all", "1/6"), r"my_script: failed: LookupError: no such centre \(my_script.py line \d+\); .*")
+
+
+@on_posix
+def test_bars_that_are_closed_after_that_of_the_loop_leave_nothing_behind(script: Script, platform: Simulator) -> None:
+    todo = """
+with contextlib.suppress(LookupError):
+    for _ in run_parallel(task, range(1, 4), desc="all"):
+        pass
+Path("go on").touch()
+main_thread_pool.shutdown()
+logging.error("a line")
+"""
+    with Screen(script(TASKS_WITH_BARS + todo), platform) as screen:
+        screen.shows(bar("all", "0/3"), *HALFWAY[1:])
+        screen.allow("fail")
+        assert screen.exit_code() == 0
+        screen.shows(
+            "failed on item 2: LookupError: no such centre",
+            bar("all", "1/3"),
+            "a line",
+            "my_script: done; .*",
+        )
+
+
+@on_posix
+def test_ctrl_c_leaves_a_clean_screen_although_tasks_with_bars_are_held(script: Script, platform: Simulator) -> None:
+    with Screen(script(TASKS_WITH_BARS + LOOP), platform) as screen:
+        screen.shows(*HALFWAY)
+        screen.press(CTRL_C)
+        assert screen.exit_code() == 130
+        screen.shows(bar("all", "0/6"), "my_script: stopped by SIGINT; .*")
+
+
+@on_posix
+def test_a_loop_in_a_loop_shows_both_bars_and_keeps_the_outer_one(script: Script, platform: Simulator) -> None:
+    todo = """
+    def inner(number):
+        while number == 2 and not Path("go on").exists():
+            time.sleep(0.01)
+
+    for outer, _ in run_parallel(abs, range(1, 3), desc="outer"):
+        for _ in run_parallel(inner, range(3), desc="inner"):
+            pass
+    """
+    with Screen(script(todo), platform) as screen:
+        screen.shows(bar("outer", "[01]/2"), bar("inner", "[02]/3"))
+        screen.allow("go on")
+        assert screen.exit_code() == 0
+        screen.shows(bar("outer", "2/2"), "my_script: done; .*")
+
+
+@on_posix
+def test_results_on_stdout_hold_no_part_of_a_bar(script: Script, platform: Simulator) -> None:
+    todo = """
+    for item, _ in run_parallel(abs, range(100), desc="all"):
+        print(item)
+    """
+    with Screen(script(todo), platform, redirect="> results.csv") as screen:
+        assert screen.exit_code() == 0
+        screen.shows(bar("all", "100/100"), "my_script: done; .*")
+        results = (screen.path.parent / "results.csv").read_text()
+        assert sorted(map(int, results.split())) == list(range(100))
+
+
+# ------------------------------------------------------------------------------------------ without a terminal
+
+
+def test_without_a_terminal_no_control_code_is_written_and_a_short_run_logs_no_progress(
+    script: Script, platform: Simulator
+) -> None:
+    path = script(TASKS_WITH_BARS.replace("while not", "while False and not") + LOOP + "print('result')")
+    done = run_script(path, platform)
+    assert done.stdout == "result\n"
+    assert re.fullmatch("my_script: done; .*\n", done.stderr)
+    log = path.with_suffix(".log").read_text(encoding="utf-8")
+    assert not CONTROL_CODE.search(done.stdout + done.stderr + log)
+    assert "task 1" not in log
+
+
+@pytest.mark.parametrize(
+    ("items", "progress"),
+    [
+        ("range(10**9)", r" all +0% \|.*\| \d+/1000000000 \["),
+        ("itertools.count()", r" all .*\| \d+/\? \["),
+    ],
+    ids=["with len()", "without"],
+)
+def test_without_a_terminal_progress_goes_to_the_log_now_and_then(
+    script: Script, platform: Simulator, items: str, progress: str
+) -> None:
+    todo = f"""
+    log = Path("my_script.log")
+    for item, _ in run_parallel(abs, {items}, desc="all"):
+        if log.read_text(encoding="utf-8").count(" all ") == 2:
+            break
+    """
+    path = script(todo, LOG_EVERY=0.2)
+    done = run_script(path, platform)
+    assert done.returncode == 0
+    assert re.fullmatch("my_script: done; .*\n", done.stderr)
+    log = path.with_suffix(".log").read_text(encoding="utf-8")
+    assert not CONTROL_CODE.search(log)
+    lines = [line for line in log.splitlines() if " all " in line]
+    assert len(lines) >= 2
+    assert all(re.search(rf" INFO +MainThread +{progress}", line) for line in lines), lines
+
+
+def test_the_shipped_interval_of_progress_in_the_log_is_30_seconds(load: Load) -> None:
+    assert load().LOG_EVERY == 30
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell closes stderr")
+def test_without_a_terminal_a_log_line_does_not_wait_for_a_bar(script: Script, platform: Simulator) -> None:
+    todo = """
+with tqdm.get_lock():  # as a bar does while it writes its state to the log
+    thread = threading.Thread(target=logging.error, args=("a line",))
+    thread.start()
+    thread.join(20)
+    print("held" if thread.is_alive() else "written")
+"""
+    done = run_script(script(todo), platform)
+    assert (done.returncode, done.stdout) == (0, "written\n")
+    assert done.stderr.startswith("a line\n")
+
+
+def test_bars_work_without_any_stderr(script: Script, platform: Simulator) -> None:
+    path = script(LOOP.replace("task", "abs") + "print('result')")
+    done = shell(f"exec {sys.executable} {path.name} 2>&-", path.parent, environment_for(platform))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "result\n", "")
+
+
+# ----------------------------------------------------------------------------------------------- the positions
+
+
+def test_positions_are_unique_among_live_threads_and_small_numbers_are_used_again(load: Load) -> None:
+    template = load()
+    assert template.get_thread_position() == 0
+
+    def positions(threads: int) -> list[int]:
+        """What threads that are alive at the same time are given, each asking twice."""
+        together, found = threading.Barrier(threads, timeout=WATCHDOG), list[Any]()
+
+        def worker() -> None:
+            first = template.get_thread_position()
+            together.wait()
+            found.append(first)
+            assert template.get_thread_position() == first
+
+        workers = [threading.Thread(target=worker) for _ in range(threads)]
+        for thread in workers:
+            thread.start()
+        for thread in workers:
+            thread.join(WATCHDOG)
+        return sorted(found)
+
+    assert positions(60) == list(range(1, 61))
+    assert positions(5) == list(range(1, 6))
+
+
+def test_workers_of_both_pools_have_positions_of_their_own_and_keep_them(load: Load) -> None:
+    template = load()
+    template.main_thread_pool.size, template.subtasks_thread_pool.size = 4, 3
+    together = threading.Barrier(7, timeout=WATCHDOG)
+
+    def position(_: int) -> tuple[int, int]:
+        together.wait()
+        return threading.get_ident(), template.get_thread_position()
+
+    def once() -> list[tuple[int, int]]:
+        pools = (template.main_thread_pool, 4), (template.subtasks_thread_pool, 3)
+        futures = [pool.submit(position, 0) for pool, size in pools for _ in range(size)]
+        return sorted(future.result(WATCHDOG) for future in futures)
+
+    first = once()
+    assert sorted(number for _, number in first) == [1, 2, 3, 4, 5, 6, 7]
+    assert once() == first

@@ -1,0 +1,130 @@
+"""Encrypted connections, against a server whose certificate comes from an authority of the test's own."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trustme
+from helpers import Load, Start, run_script
+from server import Simulator
+
+Script = Callable[..., Path]
+
+THREADS, ROUNDS = 60, 20
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> trustme.CA:
+    """A certificate authority that nobody knows; its own certificate is in authority.pem."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    return authority
+
+
+@pytest.fixture
+def encrypted(authority: trustme.CA, simulator: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Simulator:
+    """A platform on https://, not trusted yet."""
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    return simulator("--certfile", str(tmp_path / "certificate.pem"), "--keyfile", str(tmp_path / "key.pem"))
+
+
+def test_a_script_trusts_the_authority_that_ssl_cert_file_names(
+    encrypted: Simulator, script: Script, tmp_path: Path
+) -> None:
+    path = script("print(len(get_all_organizations()))")
+    finished = run_script(path, encrypted, SSL_CERT_FILE=str(tmp_path / "authority.pem"))
+    assert (finished.returncode, finished.stdout) == (0, "5\n")
+
+
+def test_an_untrusted_certificate_is_refused_at_once_with_a_hint(encrypted: Simulator, script: Script) -> None:
+    path = script('print("never here")', WAIT_BEFORE_RETRY=0.01)
+    finished = run_script(path, encrypted)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    said = r"my_script: IAM login: ConnectError: .*CERTIFICATE_VERIFY_FAILED.*; set SSL_CERT_FILE to .*\n"
+    assert re.fullmatch(said, finished.stderr), "more than one line would be a second attempt"
+    assert encrypted.seen()["services"] == {"IAM": 0, "RC": 0, "GDD": 0}
+
+
+def test_an_untrusted_certificate_in_mid_run_is_not_retried(
+    encrypted: Simulator, load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    module = load(encrypted, WAIT_BEFORE_RETRY=0.01)
+    module.login()
+    attempts: list[httpx.Client] = []
+
+    @module.api_call_with_retry("RC")
+    def call_a_stranger() -> None:
+        attempts.append(module.get_httpx_client())
+        attempts[-1].get(encrypted.url.replace("127.0.0.1", "localhost"))  # the certificate is for 127.0.0.1
+
+    with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+        call_a_stranger()
+    assert len(attempts) == 1
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_an_unusable_ssl_cert_file_is_named_with_the_fix(
+    encrypted: Simulator, script: Script, tmp_path: Path, content: str | None
+) -> None:
+    bundle = tmp_path / "bundle.pem"
+    if content is not None:
+        bundle.write_text(content, encoding="ascii")
+    finished = run_script(script("pass"), encrypted, SSL_CERT_FILE=str(bundle))
+    assert finished.returncode == 2
+    assert re.fullmatch(r"my_script: SSL_CERT_FILE = '\S+bundle\.pem': .*; name a file of CA .*\n", finished.stderr)
+
+
+def test_60_threads_connect_at_once_20_times_without_a_handshake_error(
+    encrypted: Simulator, load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    counts = counted_tls_set_up(monkeypatch)
+    module = load(encrypted)
+    start, outcomes = threading.Barrier(THREADS), Counter[str]()
+
+    def connect() -> None:
+        start.wait()
+        try:
+            with module.get_httpx_client() as client:
+                outcomes[str(client.get(f"{encrypted.url}/rc/api/echo/1").status_code)] += 1
+        except httpx.HTTPError as error:
+            outcomes[repr(error)] += 1
+
+    for _ in range(ROUNDS):
+        threads = [threading.Thread(target=connect) for _ in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert outcomes == {"401": THREADS * ROUNDS}, "each call arrives, though it has no token"
+    assert encrypted.seen()["connections"] == THREADS * ROUNDS
+    assert counts == {"create_ssl_context": 1, "set_alpn_protocols": 1}, "cpython#141012 needs the second one"
+
+
+def counted_tls_set_up(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count what is dear or dangerous when it is done for each thread."""
+    counts = Counter[str]()
+
+    def counting(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            counts[name] += 1
+            return original(*arguments, **options)
+
+        return counted
+
+    for owner, name in ((httpx, "create_ssl_context"), (ssl.SSLContext, "set_alpn_protocols")):
+        monkeypatch.setattr(owner, name, counting(name, getattr(owner, name)))
+    return counts

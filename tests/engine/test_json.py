@@ -1,0 +1,161 @@
+"""get_nested_value, held against a JSONPath implementation (RFC 9535) that knows nothing of it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import json
+from typing import Any
+
+import jsonpath_rfc9535
+import pytest
+from helpers import TEMPLATE, imported
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+get_nested_value = imported(TEMPLATE).get_nested_value
+
+GAP = "the default"
+PATIENT = {
+    "level1": {"level2": {"field": 7, "nothing": None}},
+    "items": [{"name": "a", "tags": ["x", "y"]}, {"tags": []}, {"name": None, "tags": None}, 5, None],
+    "visits": {"first": {"day": 1}, "second": {"day": 2}},
+}
+
+STEPS = ("*", "name", "é'\"\\\n\U0001f600", 0, 1, -1, -3)
+# Every path of up to three steps for each document: paths drawn by chance seldom lead anywhere.
+PATHS = [list(path) for length in range(4) for path in itertools.product(STEPS, repeat=length)]
+STARRED = [path for path in PATHS if "*" in path]
+PLAIN = [path for path in PATHS if "*" not in path]
+
+repeatable = settings(derandomize=True, deadline=None, max_examples=60)
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)
+keys = st.sampled_from(["name", STEPS[2], "*", "0"])
+documents = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4), max_leaves=12
+)
+
+
+def nodes(data: Any, path: list[Any]) -> list[Any]:
+    """What the other implementation selects."""
+    return list(compiled(tuple(path)).find(data).values())
+
+
+@functools.cache
+def compiled(path: tuple[str | int, ...]) -> jsonpath_rfc9535.JSONPathQuery:
+    steps = ("[*]" if step == "*" else f"[{json.dumps(step)}]" for step in path)
+    return jsonpath_rfc9535.compile("$" + "".join(steps))
+
+
+def filled(data: Any, path: list[Any]) -> list[Any]:
+    """What is selected below an element, and one default wherever the rest of the path leads nowhere."""
+    if not path:
+        return [data]
+    found = nodes(data, path[:1])
+    if not found and not (path[0] == "*" and isinstance(data, (list, dict))):
+        return [GAP]
+    return [value for child in found for value in filled(child, path[1:])]
+
+
+def same(one: object, other: object) -> bool:
+    """Equal, and of equal types: 1, 1.0 and True are different JSON."""
+    return json.dumps(one) == json.dumps(other)
+
+
+@repeatable
+@given(documents)
+def test_with_wildcards_the_nodes_of_the_jsonpath_query_come_in_document_order(data: Any) -> None:
+    for path in STARRED:
+        assert same(get_nested_value(data, path), nodes(data, path))
+
+
+@repeatable
+@given(documents)
+def test_without_a_wildcard_the_value_comes_or_the_default(data: Any) -> None:
+    for path in PLAIN:
+        found = nodes(data, path)
+        assert same(get_nested_value(data, path), found[0] if found else None)
+        assert same(get_nested_value(data, path, GAP), found[0] if found else GAP)
+
+
+@repeatable
+@given(documents)
+def test_a_default_fills_what_is_missing_after_the_first_wildcard_and_nothing_before(data: Any) -> None:
+    for path in STARRED:
+        first = path.index("*")
+        elements = nodes(data, path[: first + 1])
+        expected = [value for element in elements for value in filled(element, path[first + 1 :])]
+        assert same(get_nested_value(data, path, GAP), expected)
+
+
+@repeatable
+@given(st.lists(documents, max_size=4))
+def test_columns_from_the_same_rows_stay_aligned(rows: list[Any]) -> None:
+    for path in PLAIN:
+        assert same(get_nested_value(rows, ["*", *path], GAP), [get_nested_value(row, path, GAP) for row in rows])
+
+
+@repeatable
+@given(documents)
+def test_the_data_stay_as_they_were_and_the_list_is_a_new_one(data: Any) -> None:
+    before = copy.deepcopy(data)
+    for path in STARRED:
+        get_nested_value(data, path, GAP).append("the script's own")
+    assert same(data, before)
+
+
+anything = st.recursive(
+    scalars | st.binary(max_size=3) | st.floats() | st.builds(object) | st.complex_numbers(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(
+            st.none() | st.integers(-1, 1) | st.text(max_size=1) | st.tuples(st.just("a")), inner, max_size=3
+        )
+        | st.frozensets(scalars, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+@repeatable
+@given(anything)
+def test_data_of_no_shape_at_all_never_raise(data: Any) -> None:
+    odd: list[list[Any]] = [["\ud800", "*"], [10**30], ["*", -(10**30)]]
+    for path in PATHS + odd:
+        value = get_nested_value(data, path, GAP)
+        assert isinstance(value, list) or "*" not in path
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "with_default"),
+    [
+        (["level1", "level2", "field"], 7, 7),
+        (("level1", "level2", "field"), 7, 7),
+        (["level1", "level2", "nothing"], None, None),
+        (["level1", "absent", "field"], None, GAP),
+        (["level1", 0], None, GAP),
+        (["items", "name"], None, GAP),
+        (["items", 0, "name"], "a", "a"),
+        (["items", -1], None, None),
+        (["items", 99], None, GAP),
+        (["items", 0, "name", 0], None, GAP),
+        ([], PATIENT, PATIENT),
+        (["items", "*", "name"], ["a", None], ["a", GAP, None, GAP, GAP]),
+        (["items", "*", "tags", "*"], ["x", "y"], ["x", "y", GAP, GAP, GAP]),
+        (["items", 0, "tags", "*"], ["x", "y"], ["x", "y"]),
+        (["visits", "*", "day"], [1, 2], [1, 2]),
+        (["level1", "level2", "field", "*"], [], []),
+        (["absent", "*", "name"], [], []),
+        (["absent", "deeper", "*", "*"], [], []),
+    ],
+)
+def test_what_a_script_author_reads_in_the_documentation_holds(path: Any, value: object, with_default: object) -> None:
+    assert get_nested_value(PATIENT, path) == value
+    assert get_nested_value(PATIENT, path, GAP) == with_default
+    assert get_nested_value(PATIENT, path, default=GAP) == with_default
+
+
+def test_none_as_the_default_fills_gaps_too() -> None:
+    assert get_nested_value(PATIENT, ["items", "*", "name"], None) == ["a", None, None, None, None]

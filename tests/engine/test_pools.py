@@ -1,0 +1,435 @@
+"""Pools: they cannot deadlock, they can be used again and again, and they keep the forms that scripts use."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from helpers import WATCHDOG, Load, wait_until
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+
+POOLS = ("main_thread_pool", "subtasks_thread_pool")
+
+
+@pytest.fixture
+def template(load: Load) -> Any:
+    return load()
+
+
+def in_time(template: Any, work: Callable[[], Any]) -> Any:
+    """The result of `work`, done in a thread of its own; after a hang, let the threads go and fail."""
+    done: Future[Any] = Future()
+
+    def worker() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=worker, daemon=True).start()
+    try:
+        return done.result(timeout=WATCHDOG)
+    except TimeoutError:
+        template._stop.request(1, "the watchdog")
+        pytest.fail("it hangs")
+
+
+def resize(template: Any, *sizes: int) -> None:
+    for name, size in zip(POOLS, sizes, strict=True):
+        getattr(template, name).size = size
+
+
+def works(template: Any) -> bool:
+    """Whether both pools still do their work."""
+    return all(getattr(template, name).submit(abs, -1).result(WATCHDOG) == 1 for name in POOLS)
+
+
+# ---------------------------------------------------------------------------- programs that hypothesis draws
+
+
+class Broken(Exception):
+    """What a task raises that is to raise."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a task does with tasks of its own: `how` is submit, with, map, parallel or shutdown."""
+
+    how: str
+    pool: str
+    wait: bool
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: its steps, then a result or an exception."""
+
+    steps: tuple[Step, ...]
+    breaks: bool
+
+
+def steps_of(tasks: st.SearchStrategy[Task]) -> st.SearchStrategy[Step]:
+    some = st.lists(tasks, min_size=1, max_size=4).map(tuple)
+    how = st.sampled_from(("submit", "with", "map", "parallel", "shutdown"))
+    return st.builds(Step, how, st.sampled_from(POOLS), st.booleans(), some)
+
+
+LEAVES = st.builds(Task, st.just(()), st.booleans())
+TASKS = st.recursive(
+    LEAVES,
+    lambda tasks: st.builds(Task, st.lists(steps_of(tasks), max_size=3).map(tuple), st.booleans()),
+    max_leaves=12,
+)
+PROGRAMS = st.lists(steps_of(TASKS), min_size=1, max_size=4).map(lambda steps: Task(tuple(steps), False))
+
+
+class Program:
+    """Carries a task out on a template's pools, and counts the tasks that were started."""
+
+    def __init__(self, template: Any) -> None:
+        self.template = template
+        self.started: Counter[Task] = Counter()
+        self.lock = threading.Lock()
+
+    def carry_out(self, task: Task) -> list[Any]:
+        with self.lock:
+            self.started[task] += 1
+        results = [result for step in task.steps for result in self.results(step)]
+        if task.breaks:
+            raise Broken
+        return results
+
+    def results(self, step: Step) -> list[Any]:
+        pool = getattr(self.template, step.pool)
+        if step.how == "parallel":
+            found = self.template.run_parallel(self.carry_out, step.tasks, return_exceptions=True)
+            return sorted([outcome_of(result) for _, result in found], key=str)
+        if step.how == "map":
+            return list(pool.map(self.outcome, step.tasks))
+        if step.how == "with":
+            with pool as executor:
+                futures = [executor.submit(self.carry_out, task) for task in step.tasks]
+                first = [self.future_outcome(future) for future in futures] if step.wait else []
+            assert all(future.done() for future in futures), "the end of the with did not wait"
+            return first or [self.future_outcome(future) for future in futures]
+        futures = [pool.submit(self.carry_out, task) for task in step.tasks]
+        if step.how == "shutdown":
+            pool.shutdown(wait=step.wait)
+        return [self.future_outcome(future) for future in futures] if step.wait else []
+
+    def outcome(self, task: Task) -> Any:
+        try:
+            return self.carry_out(task)
+        except Broken as error:
+            return outcome_of(error)
+
+    def future_outcome(self, future: Future[Any]) -> Any:
+        return outcome_of(future.exception() or future.result())
+
+
+def outcome_of(result: Any) -> Any:
+    return "broken" if isinstance(result, Broken) else result
+
+
+def expected(task: Task) -> Any:
+    """What a task comes to when its steps are done one after the other, without any thread."""
+    found: list[Any] = []
+    for step in task.steps:
+        results = [expected(child) for child in step.tasks]
+        if step.how == "parallel":
+            found += sorted(results, key=str)
+        elif step.wait or step.how in ("with", "map"):
+            found += results
+    return "broken" if task.breaks else found
+
+
+def everything(task: Task) -> Iterator[Task]:
+    yield task
+    for step in task.steps:
+        for child in step.tasks:
+            yield from everything(child)
+
+
+def nested(pool: str, how: str, depth: int) -> Task:
+    """A task that does something and waits, in a task that does the same, and so on."""
+    task = Task((), False)
+    for _ in range(depth):
+        task = Task((Step(how, pool, True, (task,) * 2),), False)
+    return task
+
+
+@example(program=nested("main_thread_pool", "submit", 5), sizes=(1, 1))
+@example(program=nested("subtasks_thread_pool", "with", 5), sizes=(1, 1))
+@example(program=nested("main_thread_pool", "shutdown", 3), sizes=(2, 1))
+@example(program=nested("main_thread_pool", "parallel", 4), sizes=(1, 1))
+@settings(
+    max_examples=150,
+    derandomize=True,
+    deadline=None,
+    phases=(Phase.explicit, Phase.generate),  # no shrinking: each step of it would wait for the watchdog
+    suppress_health_check=(HealthCheck.function_scoped_fixture,),
+)
+@given(program=PROGRAMS, sizes=st.tuples(st.integers(1, 4), st.integers(1, 4)))
+def test_no_program_deadlocks_and_all_its_results_are_right(
+    template: Any, program: Task, sizes: tuple[int, int]
+) -> None:
+    resize(template, *sizes)
+    carried = Program(template)
+
+    def work() -> Any:
+        result = carried.carry_out(program)
+        for name in POOLS:
+            getattr(template, name).shutdown()
+        return result
+
+    assert in_time(template, work) == expected(program)
+    assert carried.started == Counter(everything(program))
+    for name in POOLS:
+        getattr(template, name).close()  # so that the next program starts with pools of its own size
+
+
+# ------------------------------------------------------------------------------- the forms that scripts use
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_a_pool_can_be_opened_again_after_its_with(template: Any, name: str) -> None:
+    pool = getattr(template, name)
+    for _ in range(3):
+        with pool as executor:
+            futures = [executor.submit(pow, number, 2) for number in range(100)]
+        assert [future.result(0) for future in futures] == [number**2 for number in range(100)]
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_two_threads_can_have_a_pool_open_at_once_and_each_waits_for_its_own_tasks_alone(
+    template: Any, name: str
+) -> None:
+    pool, slow_may_end, slow_is_open = getattr(template, name), threading.Event(), threading.Event()
+
+    def slow() -> bool:
+        with pool as executor:
+            future = executor.submit(slow_may_end.wait, WATCHDOG)
+            slow_is_open.set()
+        return bool(future.result(0))
+
+    with_slow: list[bool] = []
+    other = threading.Thread(target=lambda: with_slow.append(slow()))
+    other.start()
+    assert slow_is_open.wait(WATCHDOG)
+
+    def quick() -> int:
+        with pool as executor:
+            future = executor.submit(abs, -7)
+        return int(future.result(0))
+
+    assert in_time(template, quick) == 7
+    assert not with_slow, "the other with had to wait for its own task"
+    slow_may_end.set()
+    other.join(WATCHDOG)
+    assert with_slow == [True]
+
+
+def test_every_task_of_the_main_pool_can_open_the_subtasks_pool(template: Any) -> None:
+    resize(template, 8, 2)
+
+    def task(number: int) -> int:
+        with template.subtasks_thread_pool as executor:
+            futures = [executor.submit(pow, number, power) for power in range(5)]
+        return sum(int(future.result(0)) for future in futures)
+
+    def work() -> list[int]:
+        with template.main_thread_pool as executor:
+            return [future.result() for future in [executor.submit(task, number) for number in range(50)]]
+
+    assert in_time(template, work) == [sum(number**power for power in range(5)) for number in range(50)]
+
+
+def test_an_inner_with_leaves_the_tasks_of_the_outer_one_alone(template: Any) -> None:
+    resize(template, 1, 1)
+    gate = threading.Event()
+    with template.main_thread_pool as outer:
+        held = outer.submit(gate.wait, WATCHDOG)
+        waiting = outer.submit(abs, -1)
+        with contextlib.suppress(Broken), template.main_thread_pool as inner:
+            dropped = inner.submit(abs, -2)
+            raise Broken
+        gate.set()
+    assert dropped.cancelled()
+    assert (held.result(0), waiting.result(0)) == (True, 1)
+
+
+def test_an_exception_in_a_with_cancels_what_is_queued_and_passes(template: Any) -> None:
+    resize(template, 2, 1)
+    gate, started = threading.Event(), threading.Semaphore(0)
+
+    def task() -> bool:
+        started.release()
+        return gate.wait(WATCHDOG)
+
+    futures: list[Future[bool]] = []
+
+    def work() -> None:
+        with template.main_thread_pool as executor:
+            futures.extend(executor.submit(task) for _ in range(200))
+            assert all(started.acquire(timeout=WATCHDOG) for _ in range(2))
+            threading.Thread(target=lambda: wait_until(futures[-1].cancelled) or gate.set()).start()
+            raise Broken
+
+    with pytest.raises(Broken):
+        in_time(template, work)
+    assert Counter(future.cancelled() for future in futures) == {True: 198, False: 2}
+    assert works(template)
+
+
+def test_the_stop_on_error_form_raises_the_first_error_at_once_and_the_pool_works_afterwards(template: Any) -> None:
+    resize(template, 4, 4)
+    gate, done = threading.Event(), []
+
+    def task(number: int) -> int:
+        if number == 3:
+            raise Broken(number)
+        gate.wait(WATCHDOG)
+        done.append(number)
+        return number
+
+    def work() -> None:
+        with (
+            template.tqdm(total=1000, bar_format=template.custom_bar_format) as pbar,
+            template.main_thread_pool as executor,
+        ):
+            futures = [executor.submit(task, number) for number in range(1000)]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    pbar.update(1)
+            except Exception:
+                executor.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    with pytest.raises(Broken, match="3"):
+        in_time(template, work)  # the three tasks in flight are still held: nobody waits for them
+    assert not done
+    gate.set()
+    assert works(template)
+    template.main_thread_pool.shutdown()
+    assert len(done) <= 4, "what was queued is gone"
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_executor_map_keeps_the_order_and_a_failure_leaves_the_pool_working(template: Any, name: str) -> None:
+    pool = getattr(template, name)
+    assert list(pool.map(pow, range(200), [3] * 200)) == [number**3 for number in range(200)]
+    results = pool.map(int, ["1", "2", "x", *map(str, range(200))])
+    assert [next(results), next(results)] == [1, 2]
+    with pytest.raises(ValueError, match="'x'"):
+        next(results)
+    assert works(template)
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_shutdown_waits_for_all_and_the_pool_starts_again(template: Any, name: str) -> None:
+    pool, done = getattr(template, name), list[int]()
+    for number in range(300):
+        pool.submit(done.append, number)
+    pool.shutdown()
+    assert sorted(done) == list(range(300))
+    pool.shutdown(cancel_futures=True)
+    assert works(template)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("asked", POOLS)
+def test_a_task_that_shuts_a_pool_down_does_not_wait_for_itself(template: Any, pool: str, asked: str) -> None:
+    resize(template, 1, 1)
+
+    def task() -> str:
+        getattr(template, asked).shutdown()
+        return "went on"
+
+    def work() -> Any:
+        submitted = threading.Event()
+        future = getattr(template, pool).submit(lambda: submitted.wait(WATCHDOG) and task())
+        submitted.set()
+        return future.result()
+
+    assert in_time(template, work) == "went on"
+
+
+def test_a_subtask_that_shuts_the_main_pool_down_does_not_wait_for_the_task_that_waits_for_it(template: Any) -> None:
+    resize(template, 1, 1)
+
+    def task() -> Any:
+        return template.subtasks_thread_pool.submit(lambda: template.main_thread_pool.shutdown() or "went on").result()
+
+    assert in_time(template, lambda: template.main_thread_pool.submit(task).result()) == "went on"
+
+
+def test_a_submit_sideways_or_up_runs_inline_and_returns_a_finished_future(template: Any) -> None:
+    resize(template, 2, 2)
+
+    def asked_from(pool: str, *others: str) -> list[tuple[bool, bool]]:
+        def task() -> list[tuple[bool, bool]]:
+            here = threading.get_ident()
+            futures = [getattr(template, other).submit(threading.get_ident) for other in others]
+            return [(future.done(), future.result() == here) for future in futures]
+
+        return list(getattr(template, pool).submit(task).result(WATCHDOG))
+
+    assert asked_from("main_thread_pool", "main_thread_pool") == [(True, True)]
+    assert asked_from("subtasks_thread_pool", *POOLS) == [(True, True)] * 2
+    down = template.main_thread_pool.submit(
+        lambda: template.subtasks_thread_pool.submit(threading.get_ident).result() != threading.get_ident()
+    )
+    assert down.result(WATCHDOG), "work goes down on a thread of the other pool"
+
+
+@pytest.mark.parametrize("raised", [Broken, SystemExit, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("name", POOLS)
+def test_whatever_a_task_raises_comes_out_of_its_future_and_kills_no_worker(
+    template: Any, name: str, raised: type[BaseException]
+) -> None:
+    resize(template, 1, 1)
+
+    def task() -> None:
+        raise raised
+
+    def inline() -> BaseException | None:
+        return getattr(template, name).submit(task).exception()  # type: ignore[no-any-return]
+
+    with pytest.raises(raised):
+        getattr(template, name).submit(task).result(WATCHDOG)
+    assert isinstance(getattr(template, name).submit(inline).result(WATCHDOG), raised)
+    assert works(template)
+
+
+def test_a_callback_may_submit_the_next_task(template: Any) -> None:
+    resize(template, 1, 1)
+    reached = threading.Event()
+
+    def go_on(future: Future[int]) -> None:
+        if future.result() == 50:
+            reached.set()
+        else:
+            template.main_thread_pool.submit(abs, future.result() + 1).add_done_callback(go_on)
+
+    template.main_thread_pool.submit(abs, 0).add_done_callback(go_on)
+    assert reached.wait(WATCHDOG)
+
+
+def test_no_thread_is_started_by_the_import_and_not_more_than_the_size_by_the_work(template: Any) -> None:
+    before = set(threading.enumerate())
+    resize(template, 3, 2)
+    with template.main_thread_pool as executor:
+        for _ in range(500):
+            executor.submit(template.subtasks_thread_pool.submit, abs, -1)
+    template.subtasks_thread_pool.shutdown()
+    assert not [thread for thread in before if thread.name.startswith(("main_", "subtasks_"))]
+    assert len(set(threading.enumerate()) - before) <= 5

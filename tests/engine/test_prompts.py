@@ -1,0 +1,206 @@
+"""What a person is asked: the script runs on a real pseudo-terminal, and keys are typed into it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from helpers import WATCHDOG, Start, environment_for, run_script
+from server import Simulator
+
+pexpect = pytest.importorskip("pexpect", reason="pseudo-terminals are POSIX")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX"),
+    pytest.mark.filterwarnings("ignore:.*forkpty:DeprecationWarning"),  # pexpect execs at once
+]
+
+Script = Callable[..., Path]
+
+ENTER, CTRL_C, CTRL_D = "\r", "\x03", "\x04"
+DEFAULT_USER = "ziwig-invest2@yopmail.com"
+QUESTIONS = {
+    "EB_USER_NAME": f"User name [{DEFAULT_USER}]: ",
+    "EB_PASSWORD": "Password: ",
+    "EB_THREADS": "Threads, 1 to 20 [20]: ",
+}
+USER, PASSWORD, THREADS = QUESTIONS.values()
+SECRET = "Xq7-tÿped-Zw3"
+
+
+@dataclass
+class Talk:
+    """How a dialogue went."""
+
+    code: int
+    shown: str  # everything that was on the terminal
+    ending: str  # what came after the last answer
+    echo: bool  # whether the terminal shows what is typed, afterwards
+    log: str
+
+
+def talk(path: Path, variables: dict[str, str], *answers: tuple[str, str], redirect: str = "") -> Talk:
+    """Start a script on a terminal and give each answer once its question is there."""
+    command = f"exec {sys.executable} {path.name} {redirect}"
+    child = pexpect.spawn(
+        "/bin/sh",
+        ["-c", command],
+        cwd=path.parent,
+        env=variables,
+        encoding="utf-8",
+        timeout=WATCHDOG,
+        dimensions=(24, 200),
+    )
+    shown = ""
+    for question, typed in answers:
+        child.expect_exact(question)
+        shown += child.before + question
+        child.send(typed)
+    child.expect(pexpect.EOF)
+    ending = child.before.replace("\r\n", "\n")
+    echo = child.getecho()
+    child.close()
+    log = path.with_suffix(".log").read_text(encoding="utf-8")
+    return Talk(child.exitstatus, shown + ending, ending, echo, log)
+
+
+def variables_without(platform: Simulator, *missing: str) -> dict[str, str]:
+    variables = environment_for(platform)
+    return {name: value for name, value in variables.items() if name not in missing}
+
+
+@pytest.fixture
+def platform(simulator: Start) -> Simulator:
+    return simulator("--user", DEFAULT_USER, "--password", SECRET)
+
+
+@pytest.fixture
+def path(script: Script) -> Path:
+    return script('print("centres:", len(get_all_organizations()))')
+
+
+def test_enter_takes_the_defaults_and_the_password_is_shown_nowhere(path: Path, platform: Simulator) -> None:
+    answers = [(USER, ENTER), (PASSWORD, SECRET + ENTER), (THREADS, ENTER)]
+    talked = talk(path, variables_without(platform, *QUESTIONS), *answers)
+    assert talked.code == 0
+    assert re.fullmatch(rf"\ncentres: {platform.options.centres}\nmy_script: done; [^\n]+\n", talked.ending)
+    assert f" user {DEFAULT_USER}, 20 threads," in talked.log
+    assert "tÿped" not in talked.shown + talked.log
+    assert "tÿped" not in ascii(talked.log)
+    assert talked.echo
+
+
+def test_what_is_typed_is_used(path: Path, simulator: Start) -> None:
+    platform = simulator("--user", "zoé@hôpital.example", "--password", SECRET)
+    answers = [(USER, "zoé@hôpital.example" + ENTER), (PASSWORD, SECRET + ENTER), (THREADS, "3" + ENTER)]
+    talked = talk(path, variables_without(platform, *QUESTIONS), *answers)
+    assert talked.code == 0, talked.shown
+    assert " user zoé@hôpital.example, 3 threads," in talked.log
+
+
+@pytest.mark.parametrize("missing", QUESTIONS)
+def test_only_what_is_missing_is_asked(path: Path, platform: Simulator, missing: str) -> None:
+    typed = SECRET if missing == "EB_PASSWORD" else ""
+    talked = talk(path, variables_without(platform, missing), (QUESTIONS[missing], typed + ENTER))
+    assert talked.code == 0, talked.shown
+    assert [name for name, question in QUESTIONS.items() if question.split()[0] in talked.shown] == [missing]
+
+
+def test_nothing_is_asked_when_nothing_is_missing(path: Path, platform: Simulator) -> None:
+    talked = talk(path, environment_for(platform))
+    assert talked.code == 0
+    assert re.fullmatch(r"centres: \d+\nmy_script: done; [^\n]+\n", talked.shown)
+
+
+def test_ctrl_d_takes_the_default_too_and_the_next_line_is_a_new_one(path: Path, platform: Simulator) -> None:
+    answers = [(USER, CTRL_D), (PASSWORD, SECRET + ENTER), (THREADS, CTRL_D)]
+    talked = talk(path, variables_without(platform, *QUESTIONS), *answers)
+    assert talked.code == 0
+    assert f" user {DEFAULT_USER}, 20 threads," in talked.log
+    for question in (PASSWORD, THREADS, "centres"):
+        assert f"\n{question}" in talked.shown
+
+
+@pytest.mark.parametrize("key", [ENTER, CTRL_D])
+def test_no_password_ends_the_run_with_one_line_that_says_what_to_set(
+    path: Path, platform: Simulator, key: str
+) -> None:
+    talked = talk(path, variables_without(platform, "EB_PASSWORD"), (PASSWORD, key))
+    assert talked.code == 2
+    assert re.fullmatch(r"\nmy_script: EB_PASSWORD is empty: [^\n]+\n", talked.ending)
+    assert talked.echo
+    assert sum(platform.seen()["requests"].values()) == 0
+
+
+def test_a_wrong_number_of_threads_is_said_with_the_range_and_nothing_is_sent(path: Path, platform: Simulator) -> None:
+    talked = talk(path, variables_without(platform, "EB_THREADS"), (THREADS, "21" + ENTER))
+    assert talked.code == 2
+    assert re.fullmatch(r"21\nmy_script: EB_THREADS = '21': [^\n]* 1 to 20 [^\n]+\n", talked.ending)
+    assert sum(platform.seen()["requests"].values()) == 0
+
+
+def test_a_refused_login_shows_one_line_and_no_password(path: Path, platform: Simulator) -> None:
+    talked = talk(path, variables_without(platform, "EB_PASSWORD"), (PASSWORD, "Xq7-mistÿped" + ENTER))
+    assert talked.code == 1
+    assert re.fullmatch(r"\nmy_script: IAM login: [^\n]+\n", talked.ending)
+    assert "mist" not in talked.shown + talked.log
+    assert platform.seen()["logins"] == {"accepted": 0, "refused": 1}
+
+
+def test_the_questions_are_seen_while_standard_output_goes_to_a_file(path: Path, platform: Simulator) -> None:
+    answers = [(USER, ENTER), (PASSWORD, SECRET + ENTER), (THREADS, ENTER)]
+    talked = talk(path, variables_without(platform, *QUESTIONS), *answers, redirect="> out.csv")
+    assert talked.code == 0
+    output = (path.parent / "out.csv").read_text(encoding="utf-8")
+    assert output == f"centres: {platform.options.centres}\n"
+
+
+def test_nobody_is_asked_what_they_could_not_see(path: Path, platform: Simulator) -> None:
+    talked = talk(path, variables_without(platform, *QUESTIONS), redirect="2> errors.txt")
+    assert (talked.code, talked.shown) == (2, "")
+    errors = (path.parent / "errors.txt").read_text(encoding="utf-8")
+    assert re.fullmatch(r"my_script: EB_PASSWORD is empty: [^\n]+\n", errors)
+
+
+@pytest.mark.parametrize("question", QUESTIONS.values())
+def test_ctrl_c_at_a_question_ends_the_script_on_a_line_of_its_own_and_leaves_the_terminal_as_it_was(
+    path: Path, platform: Simulator, question: str
+) -> None:
+    [name] = [name for name, text in QUESTIONS.items() if text == question]
+    talked = talk(path, variables_without(platform, name), (question, CTRL_C))
+    assert talked.code == 130
+    assert re.fullmatch(r"(\^C)?\nmy_script: [^\n]+\n", talked.ending)
+    assert talked.echo
+
+
+def test_a_password_among_the_constants_serves_when_enter_is_pressed(script: Script, platform: Simulator) -> None:
+    path = script("pass", edits={'DEFAULT_PASSWORD = ""': f"DEFAULT_PASSWORD = {SECRET!r}"})
+    talked = talk(path, variables_without(platform, "EB_PASSWORD"), (PASSWORD, ENTER))
+    assert talked.code == 0
+    assert "tÿped" not in talked.shown + talked.log
+
+
+def test_without_a_terminal_the_constants_serve_and_nothing_is_asked(script: Script, platform: Simulator) -> None:
+    path = script("pass", edits={'DEFAULT_PASSWORD = ""': f"DEFAULT_PASSWORD = {SECRET!r}"})
+    done = run_script(path, platform, **dict.fromkeys(QUESTIONS, ""))
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"my_script: done; [^\n]+\n", done.stderr)
+    assert f" user {DEFAULT_USER}, 20 threads," in path.with_suffix(".log").read_text(encoding="utf-8")
+
+
+def test_a_pipe_is_no_terminal_and_what_it_holds_is_not_taken_for_answers(path: Path, platform: Simulator) -> None:
+    done = subprocess.run(
+        [sys.executable, path.name],
+        cwd=path.parent,
+        env=variables_without(platform, *QUESTIONS),
+        input=f"{DEFAULT_USER}\n{SECRET}\n3\n",
+        capture_output=True,
+        encoding="utf-8",
+        timeout=WATCHDOG,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"my_script: EB_PASSWORD is empty: [^\n]+\n", done.stderr)

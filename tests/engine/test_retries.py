@@ -1,0 +1,356 @@
+"""What is tried again, when, and what is not: the decisions as pure functions, then against the simulated platform."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import socket
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+
+import httpx
+import pytest
+from faults import KINDS
+from helpers import TEMPLATE, Load, answer, imported, wait_until
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from server import Simulator
+
+template = imported(TEMPLATE)  # for the pure functions
+
+ATTEMPTS = 3
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
+REQUEST = httpx.Request("GET", "https://rc.hospital.test/api")
+
+
+def status_error(status: int) -> httpx.HTTPStatusError:
+    return httpx.HTTPStatusError("refused", request=REQUEST, response=httpx.Response(status, request=REQUEST))
+
+
+def transport_errors(kind: type[httpx.TransportError] = httpx.TransportError) -> Iterator[type[httpx.TransportError]]:
+    yield kind
+    for special in kind.__subclasses__():
+        yield from transport_errors(special)
+
+
+# ------------------------------------------------------------------------------------------------------- Pure functions
+
+
+@pytest.mark.parametrize(
+    ("idempotent", "statuses"), [(True, {408, 425, 429, *range(500, 600)} - {501}), (False, {429})]
+)
+def test_of_the_statuses_only_these_are_retried(idempotent: bool, statuses: set[int]) -> None:
+    assert {status for status in range(300, 600) if template.is_retryable(status_error(status), idempotent)} == statuses
+
+
+def test_every_network_error_is_retried_but_an_address_without_a_scheme() -> None:
+    final = {kind for kind in transport_errors() if not template.is_retryable(kind("broken"), idempotent=True)}
+    assert final == {httpx.UnsupportedProtocol}
+
+
+def test_of_the_network_errors_only_those_before_sending_let_a_creation_be_retried() -> None:
+    kinds = {kind for kind in transport_errors() if template.is_retryable(kind("broken"), idempotent=False)}
+    assert kinds == {httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout}
+
+
+@pytest.mark.parametrize(
+    ("error", "retried"),
+    [
+        (httpx.DecodingError("bad gzip"), True),
+        (json.JSONDecodeError("Expecting value", "<html>", 0), True),
+        (UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid"), True),
+        (httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate"), False),
+        (httpx.InvalidURL("no port"), False),
+        (httpx.TooManyRedirects("eleven"), False),
+        (status_error(302), False),
+        (TypeError("a list, not a dict"), False),
+        (KeyError("data"), False),
+        (template.LoginError("refused"), False),
+        (template.ConfigurationError("empty"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_unreadable_body_is_retried_and_what_no_repetition_mends_is_not(error: Exception, retried: bool) -> None:
+    assert template.is_retryable(error, idempotent=True) is retried
+    assert template.is_retryable(error, idempotent=False) is False
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0),
+        ("7", 7),
+        (" 120 ", 120),
+        ("1000000000000", 10**12),
+        ("9" * 400, math.inf),
+        ("Sun, 01 Mar 2026 12:01:30 GMT", 90),
+        ("Sunday, 01-Mar-26 12:01:30 GMT", 90),
+        ("Sun Mar  1 12:01:30 2026", 90),
+        ("Sun, 01 Mar 2026 14:01:30 +0200", 90),
+        ("Sun, 01 Mar 2026 12:01:30", 90),
+        ("Sun, 01 Mar 2026 11:59:59 GMT", 0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        ("Sun, 01 Mar 2026 12:01:30 +9999", 0),
+        ("Sun, 99 Foo 2026 12:01:30 GMT", 0),
+        ("inf", 0),
+        ("nan", 0),
+        ("-5", 0),
+        ("1.5", 0),
+        ("1e3", 0),
+        ("١٢", 0),
+        ("soon", 0),
+        ("", 0),
+        ("\x00", 0),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_date_and_nonsense_counts_for_nothing(value: str, seconds: float) -> None:
+    assert template.retry_after_seconds(value, NOW) == seconds
+
+
+def http_date(when: datetime, zone: str) -> str:
+    return f"{when:%a, %d %b %Y %H:%M:%S} {zone}"
+
+
+headers = st.one_of(
+    st.text(max_size=40),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.from_regex(r"[0-9]{1,400}", fullmatch=True),
+    st.builds(http_date, st.datetimes(), st.sampled_from(["GMT", "UTC", "", "+0200", "-9999", "EST", "x"])),
+)
+waits = st.floats(min_value=0, max_value=1e308)
+
+
+@settings(derandomize=True, deadline=None, max_examples=500)
+@given(header=headers, failures=st.integers(1, 10**6), first=waits, longest=waits)
+def test_the_delay_is_always_within_the_cap(header: str, failures: int, first: float, longest: float) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(template, "WAIT_BEFORE_RETRY", first)
+        patch.setattr(template, "MAX_WAIT_BEFORE_RETRY", longest)
+        delay = template.retry_delay(failures, template.retry_after_seconds(header, NOW))
+    assert 0 <= delay <= longest
+
+
+def test_the_delay_doubles_with_jitter_up_to_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template, "WAIT_BEFORE_RETRY", 0.5)
+    monkeypatch.setattr(template, "MAX_WAIT_BEFORE_RETRY", 60)
+    for failures, full in enumerate((0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60), start=1):
+        delays = [template.retry_delay(failures) for _ in range(50)]
+        assert full / 2 <= min(delays) < max(delays) <= full
+
+
+@settings(derandomize=True, deadline=None)
+@given(ahead=st.integers(1, 50))
+def test_no_retry_comes_earlier_than_retry_after_asks(ahead: int) -> None:
+    date = http_date((NOW + timedelta(seconds=ahead)), "GMT")
+    for header in (str(ahead), date):
+        assert ahead <= template.retry_delay(1, template.retry_after_seconds(header, NOW)) <= ahead + 0.5
+
+
+# --------------------------------------------------------------------------------------- Against the simulated platform
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_call_outlasts_each_kind_of_fault(platform: Simulator, logged_in: Load, kind: str) -> None:
+    module = logged_in(platform, ERROR_MAX_RETRY=1000)
+    platform.control(faults={kind: 1}, slow=0.01)
+    with module.main_thread_pool as executor:
+        future = executor.submit(module.echo, 7)
+        wait_until(lambda: platform.seen()["faults"][kind] >= (1 if kind == "slow" else 2))
+        platform.control(faults={})
+        assert future.result() == 7
+    seen = platform.seen()
+    assert seen["requests"]["echo"] == seen["faults"][kind] + (kind != "slow")
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 507, 529])
+def test_a_passing_status_is_raised_as_it_is_after_the_last_attempt(
+    platform: Simulator, logged_in: Load, status: int
+) -> None:
+    module = logged_in(platform, ERROR_MAX_RETRY=ATTEMPTS)
+    platform.control(answer={"echo": answer(status, b'{"message": "too busy"}')})
+    with pytest.raises(httpx.HTTPStatusError) as caught:
+        module.echo(1)
+    assert caught.value.response.status_code == status
+    assert caught.value.response.json() == {"message": "too busy"}
+    assert platform.seen()["requests"]["echo"] == ATTEMPTS
+
+
+@pytest.mark.parametrize("status", [301, 304, 400, 403, 404, 405, 409, 410, 413, 422, 451, 501])
+def test_a_final_status_is_raised_at_once(platform: Simulator, logged_in: Load, status: int) -> None:
+    module = logged_in(platform)
+    platform.control(answer={"echo": answer(status)})
+    with pytest.raises(httpx.HTTPStatusError) as caught:
+        module.echo(1)
+    assert caught.value.response.status_code == status
+    assert platform.seen()["requests"]["echo"] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"", json.JSONDecodeError),
+        (b"<!DOCTYPE html><title>Maintenance</title>", json.JSONDecodeError),
+        (b'{"n": 1', json.JSONDecodeError),
+        (b'{"n": "\xe9"}', UnicodeDecodeError),
+    ],
+)
+def test_a_body_that_is_no_json_is_retried_and_then_raised(
+    platform: Simulator, logged_in: Load, body: bytes, error: type[Exception]
+) -> None:
+    module = logged_in(platform, ERROR_MAX_RETRY=ATTEMPTS)
+    platform.control(answer={"echo": answer(200, body)})
+    with pytest.raises(error):
+        module.echo(1)
+    assert platform.seen()["requests"]["echo"] == ATTEMPTS
+
+
+def test_json_of_another_kind_than_promised_is_raised_at_once(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform)
+    platform.control(answer={"organizations": answer(200, b'{"error": "none"}')})
+    with pytest.raises(TypeError, match="RC organizations: the answer is a dict, not a list"):
+        module.get_all_organizations()
+    assert platform.seen()["requests"]["organizations"] == 1
+
+
+@pytest.mark.parametrize("kind", ["reset", "reset-after", "truncated"])
+def test_the_network_error_itself_is_raised_after_the_last_attempt(
+    platform: Simulator, logged_in: Load, kind: str
+) -> None:
+    module = logged_in(platform, ERROR_MAX_RETRY=ATTEMPTS)
+    platform.control(faults={kind: 1})
+    with pytest.raises(httpx.TransportError):
+        module.echo(1)
+    assert platform.seen()["requests"]["echo"] == ATTEMPTS
+
+
+@pytest.mark.parametrize("fault", [{"503": 1}, {"reset-after": 1}])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_decorated_functions_that_call_each_other_do_not_multiply_attempts(
+    platform: Simulator, logged_in: Load, fault: dict[str, float], depth: int
+) -> None:
+    module = logged_in(platform, ERROR_MAX_RETRY=ATTEMPTS)
+    call = module.echo
+    for _ in range(depth):
+        call = module.api_call_with_retry("RC")(call)
+    platform.control(faults=fault)
+    with pytest.raises(httpx.HTTPError):
+        call(1)
+    assert platform.seen()["requests"]["echo"] == ATTEMPTS
+
+
+def test_a_retry_after_is_obeyed(platform: Simulator, logged_in: Load, caplog: pytest.LogCaptureFixture) -> None:
+    module = logged_in(platform, ERROR_MAX_RETRY=2, WAIT_BEFORE_RETRY=0)
+    platform.control(faults={"503-retry-after": 1})
+    with caplog.at_level(logging.WARNING), pytest.raises(httpx.HTTPStatusError):
+        module.echo(1)
+    assert [record.getMessage() for record in caplog.records] == ["echo: HTTP 503, attempt 1, next in 1.0 s"]
+
+
+@pytest.mark.parametrize("kind", ["429", "503-retry-after"])
+def test_a_retry_after_longer_than_the_cap_is_an_error_that_says_so(
+    platform: Simulator, logged_in: Load, kind: str
+) -> None:
+    module = logged_in(platform, MAX_WAIT_BEFORE_RETRY=0.5)
+    platform.control(faults={kind: 1})
+    with pytest.raises(httpx.HTTPStatusError, match=r"Retry-After is 1 s, MAX_WAIT_BEFORE_RETRY 0\.5 s") as caught:
+        module.echo(1)
+    assert caught.value.response.status_code == int(kind[:3])
+    assert platform.seen()["requests"]["echo"] == 1
+    assert "Retry-After is 1 s" in module.describe(caught.value), "the log and the closing line are silent about it"
+
+
+# ------------------------------------------------------------------------------------------ Calls that create something
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"429", "slow"}))
+def test_a_creation_that_met_a_fault_is_not_repeated(platform: Simulator, logged_in: Load, kind: str) -> None:
+    module = logged_in(platform)
+    platform.control(faults={kind: 1})
+    with pytest.raises((httpx.HTTPError, json.JSONDecodeError)):
+        module.create("one")
+    seen = platform.seen()
+    assert seen["requests"]["create"] == 1
+    assert seen["creations"].get("one", 0) == (kind in ("reset-after", "truncated", "html", "bad-gzip"))
+
+
+def test_a_creation_whose_answer_came_too_late_is_not_repeated(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform)
+    module.API_TIMEOUT = 0.5
+    platform.control(faults={"slow": 1}, slow=2)
+    with pytest.raises(httpx.ReadTimeout):
+        module.create("one")
+    wait_until(lambda: platform.seen()["creations"])
+    assert platform.seen()["creations"] == {"one": 1}
+    assert platform.seen()["requests"]["create"] == 1
+
+
+def test_a_creation_that_was_turned_away_is_repeated(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform, ERROR_MAX_RETRY=1000)
+    platform.control(faults={"429": 1}, expire="RC")
+    with module.main_thread_pool as executor:
+        future = executor.submit(module.create, "one")
+        wait_until(lambda: platform.seen()["faults"]["429"] >= 2)
+        platform.control(faults={})
+        future.result()
+    assert platform.seen()["creations"] == {"one": 1}
+    assert platform.seen()["answers"]["401"] == 1
+
+
+def test_a_creation_that_found_no_listener_is_repeated(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform, ERROR_MAX_RETRY=ATTEMPTS)
+    attempts = []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # bound, but not listening
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+
+        @module.api_call_with_retry("RC", idempotent=False)
+        def create() -> None:
+            attempts.append(address)
+            module.get_httpx_client().post(address)
+
+        with pytest.raises(httpx.ConnectError):
+            create()
+    assert len(attempts) == ATTEMPTS
+
+
+@pytest.mark.parametrize("status", [401, 404, 503])
+def test_a_creation_is_not_repeated_when_a_later_call_of_the_same_function_fails(
+    platform: Simulator, logged_in: Load, status: int
+) -> None:
+    module = logged_in(platform, ERROR_MAX_RETRY=ATTEMPTS)
+    platform.control(answer={"statistics": answer(status)})
+
+    @module.api_call_with_retry("RC")
+    def read_back() -> None:
+        module.echo(1)  # the access token is good, whatever the next call says
+        client, bearer = module.get_httpx_client(), f"Bearer {module.tokens['RC']['access_token']}"
+        client.get(module.url_of("RC", "statistics"), headers={"Authorization": bearer}).raise_for_status()
+
+    @module.api_call_with_retry("RC")
+    def create_and_read_back() -> None:
+        module.create("one")
+        read_back()
+
+    with pytest.raises(httpx.HTTPStatusError) as caught:
+        create_and_read_back()
+    assert caught.value.response.status_code == status
+    assert platform.seen()["creations"] == {"one": 1}
+
+
+def test_60_threads_never_create_twice_under_mixed_faults_and_expiries(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform, ERROR_MAX_RETRY=1000)
+    module.API_TIMEOUT = 2
+    platform.control(faults=dict.fromkeys(KINDS, 0.04), slow=3)
+    results = {}
+    for number, result in module.run_parallel(module.create, map(str, range(600)), return_exceptions=True):
+        results[number] = result
+        if len(results) % 150 == 0:
+            platform.control(expire="RC")
+    creations = platform.seen()["creations"]
+    created = {number for number, result in results.items() if not isinstance(result, Exception)}
+    assert len(results) == 600
+    assert len(created) > 300
+    assert all(creations[number] == 1 for number in created)
+    assert max(creations.values()) == 1

@@ -1,0 +1,515 @@
+"""Sessions that end, in every way, under 60 threads: renewed once, or opened anew once, or given up with one error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from helpers import OWN_CALLS, Load, Start, answer, run_script, summary_of, wait_until
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from server import Simulator
+
+Script = Callable[..., Path]
+
+SIXTY = {"EB_THREADS": "60"}
+LOGGED_IN_ONCE = {"accepted": 1, "refused": 0}
+LOGGED_IN_AGAIN = {"accepted": 2, "refused": 0}
+
+# A call of RC and one of GDD for each number.
+BOTH_SERVICES = """
+def both(number):
+    get_request_by_tube(tubes[number % len(tubes)])
+    return echo(number)
+
+patients = [each["patientId"] for each in get_all_inclusions(get_all_organizations()[0]["id"])]
+samples = ["visits", "*", "samples", "*", "tubeId"]
+tubes = [tube for patient in patients for tube in get_nested_value(get_record_by_patient(patient), samples)]
+"""
+ENDLESS = """
+for number, _ in run_parallel(echo, itertools.count()):
+    print(number, flush=True)
+"""
+
+
+def call_60_at_a_time(module: Any, call: Callable[[int], int], disturb: Callable[[], None]) -> None:
+    """Make 600 calls, disturb the platform half-way, and see that none was lost."""
+    numbers = []
+    for number, result in module.run_parallel(call, range(600)):
+        assert result == number
+        numbers.append(number)
+        if len(numbers) == 300:
+            disturb()
+    assert sorted(numbers) == list(range(600))
+
+
+def run_and_disturb(path: Path, platform: Simulator, **settings: object) -> Any:
+    """Run a script with 60 threads, and change the platform once it has made many calls."""
+    with ThreadPoolExecutor(1) as outside:
+        running = outside.submit(run_script, path, platform, **SIXTY)
+        wait_until(lambda: running.done() or platform.seen()["requests"]["echo"] > 200)
+        platform.control(**settings)
+        return running.result()
+
+
+def renewals_in_log(log: Path) -> int:
+    """The sum of the column `renewals` of the table that closes a log."""
+    return sum(row["renewals"] for row in summary_of(log.read_text(encoding="utf-8")).values())
+
+
+# ----------------------------------------------------------------------------------------------------- Expired, renewed
+
+
+def test_60_threads_renew_each_expired_token_once_and_lose_no_call(simulator: Start, script: Script) -> None:
+    platform = simulator("--token-lifetime", "2", "--latency", "0.1")
+    todo = (
+        f"{OWN_CALLS}{BOTH_SERVICES}print(sum(number == result for number, result in run_parallel(both, range(1200))))"
+    )
+    path = script(todo, MAX_THREADS=60)
+    finished = run_script(path, platform, **SIXTY)
+    assert (finished.returncode, finished.stdout) == (0, "1200\n")
+    seen = platform.seen()
+    assert seen["expiries"] >= 4, "the run was too short to tell anything"
+    assert seen["refreshes"] == {"accepted": seen["expiries"], "refused": 0}
+    assert seen["refresh_tokens_reused"] == 0
+    assert seen["logins"] == LOGGED_IN_ONCE
+    assert renewals_in_log(path.with_suffix(".log")) == seen["expiries"]
+
+
+def test_all_tokens_expire_at_once_in_60_threads(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform)
+    exec(BOTH_SERVICES, vars(module))
+    call_60_at_a_time(module, module.both, lambda: platform.control(expire="all"))
+    seen = platform.seen()
+    assert seen["refreshes"] == {"accepted": 2, "refused": 0}
+    assert seen["configurations"] == {"accepted": 2, "refused": 0}
+    assert seen["logins"] == LOGGED_IN_ONCE
+
+
+def test_a_token_may_expire_again_and_again_while_all_that_a_service_says_is_404(
+    platform: Simulator, logged_in: Load
+) -> None:
+    module = logged_in(platform)
+    for _ in range(5):
+        platform.control(expire="GDD")
+        with pytest.raises(httpx.HTTPStatusError, match="404"):
+            module.get_request_by_tube("no such tube")
+    assert platform.seen()["refreshes"] == {"accepted": 5, "refused": 0}
+    assert platform.seen()["logins"] == LOGGED_IN_ONCE
+
+
+def test_a_script_reads_the_current_token_from_tokens(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform)
+    before = module.tokens["RC"]
+    platform.control(expire="RC")
+    module.echo(1)
+    assert module.tokens["RC"].keys() >= {"access_token", "refresh_token"}
+    assert not set(module.tokens["RC"].values()) & set(before.values())
+
+
+# --------------------------------------------------------------------------------------------------- Ended, opened anew
+
+
+@pytest.mark.parametrize(
+    ("disturbance", "timeout"),
+    [
+        pytest.param({"revoke_refresh": True}, 60, id="refresh tokens revoked"),
+        pytest.param({"revoke_refresh": True, "expire": "IAM"}, 60, id="IAM token expired as well"),
+        pytest.param({"restart": True}, 60, id="platform restarted"),
+        pytest.param({"slow_refresh": 10, "expire": "RC"}, 3, id="refresh answered too late"),
+    ],
+)
+def test_60_threads_log_in_again_once(
+    platform: Simulator, logged_in: Load, disturbance: dict[str, Any], timeout: float
+) -> None:
+    module = logged_in(platform, API_TIMEOUT=timeout)
+    exec(BOTH_SERVICES, vars(module))
+    call_60_at_a_time(module, module.both, lambda: platform.control(**disturbance))
+    seen = platform.seen()
+    assert seen["logins"] == LOGGED_IN_AGAIN
+    assert seen["configurations"] == {"accepted": 4, "refused": 0}
+    assert seen["requests"]["refresh_token"] == 1
+    assert seen["refresh_tokens_reused"] == 0
+
+
+def test_60_threads_log_in_again_once_when_the_renewed_token_is_refused_too(
+    platform: Simulator, logged_in: Load
+) -> None:
+    module = logged_in(platform)
+    call_60_at_a_time(module, module.echo, lambda: platform.control(refuse_access="RC"))
+    assert platform.seen()["refreshes"]["accepted"] >= 1
+    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+
+
+@pytest.mark.parametrize("status", [400, 401, 408, 429, 500, 503])
+def test_a_refresh_that_failed_is_never_sent_twice(platform: Simulator, logged_in: Load, status: int) -> None:
+    module = logged_in(platform)
+    platform.control(expire="RC", answer={"refresh_token": answer(status)})
+    assert module.echo(1) == 1
+    assert platform.seen()["requests"]["refresh_token"] == 1
+    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+
+
+def test_iam_s_token_may_run_out_while_a_service_is_down(platform: Simulator, load: Load) -> None:
+    module = load(platform, WAIT_BEFORE_RETRY=0.3, MAX_WAIT_BEFORE_RETRY=0.3, ERROR_MAX_RETRY=1000, API_TIMEOUT=1)
+    platform.control(answer={"config_token": answer(503)})
+    login = module.main_thread_pool.submit(module.login)
+    wait_until(lambda: platform.seen()["requests"]["config_token"] > 10)  # each wait is 0.15 s at least
+    platform.control(expire="IAM", answer={"config_token": None})
+    login.result()
+    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+
+
+def test_an_outage_at_the_start_is_waited_for(platform: Simulator, logged_in: Load) -> None:
+    platform.control(outage=1)
+    module = logged_in(platform, ERROR_MAX_RETRY=1000, MAX_WAIT_BEFORE_RETRY=0.2)
+    assert module.echo(1) == 1
+    assert platform.seen()["faults"]["outage"] >= 1
+    assert platform.seen()["logins"] == LOGGED_IN_ONCE
+
+
+# --------------------------------------------------------------------------------------------------- Refused, one error
+
+
+def test_a_refused_login_is_said_in_one_line_and_never_repeated(platform: Simulator, script: Script) -> None:
+    path = script('print("never here")', WAIT_BEFORE_RETRY=0.01)
+    finished = run_script(path, platform, EB_PASSWORD="forgotten")
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert re.fullmatch(
+        r"my_script: IAM login: refused with HTTP 401 for user \S+ \(EB_USER_NAME, EB_PASSWORD\); .*\n", finished.stderr
+    )
+    assert platform.seen()["logins"] == {"accepted": 0, "refused": 1}
+    assert platform.seen()["requests"]["config_token"] == 0
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_service_that_refuses_the_user_is_named_in_one_line_and_not_asked_again(
+    platform: Simulator, script: Script, status: int
+) -> None:
+    platform.control(answer={"config_token": answer(status)})
+    finished = run_script(script('print("never here")', WAIT_BEFORE_RETRY=0.01), platform)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert re.fullmatch(rf"my_script: RC config_token: refused with HTTP {status} .*\n", finished.stderr)
+    assert platform.seen()["requests"]["config_token"] == 1
+    assert platform.seen()["logins"] == LOGGED_IN_ONCE
+
+
+def test_a_password_changed_in_mid_run_stops_60_threads_with_one_error_and_one_login(
+    platform: Simulator, script: Script
+) -> None:
+    todo = """
+import atexit
+atexit.register(print, "every thread ended by itself")
+
+@api_call_with_retry("RC")
+def unlucky():
+    raise httpx.ReadTimeout("no answer")
+
+subtasks_thread_pool.submit(unlucky)  # in a wait of 600 s when the run is stopped
+"""
+    times = {"WAIT_BEFORE_RETRY": 600, "MAX_WAIT_BEFORE_RETRY": 600, "GRACE_SECONDS": 30}
+    path = script(todo + OWN_CALLS + ENDLESS, MAX_THREADS=60, **times)
+    finished = run_and_disturb(path, platform, password="changed", restart=True)
+    *numbers, last_word = finished.stdout.splitlines()
+    assert (finished.returncode, last_word) == (1, "every thread ended by itself")
+    assert re.fullmatch(r"my_script: IAM login: refused with HTTP 401 for user \S+ .*\n", finished.stderr)
+    assert platform.seen()["logins"] == {"accepted": 1, "refused": 1}
+    assert platform.seen()["refreshes"] == {"accepted": 0, "refused": 1}
+    assert len(numbers) == len(set(numbers)) >= 60
+
+
+IN_VAIN = "RC refuses the access token of a new login (HTTP 401)"
+REFUSED = re.escape(IN_VAIN)
+
+
+def test_a_call_that_never_accepts_a_token_is_one_error_after_one_new_login(
+    platform: Simulator, script: Script
+) -> None:
+    platform.control(answer={"echo": answer(401)})
+    finished = run_script(script(OWN_CALLS + "echo(1)"), platform)
+    assert finished.returncode == 1
+    assert re.fullmatch(rf"my_script: failed: echo: {REFUSED}; .*\n", finished.stderr)
+    assert platform.seen()["requests"]["echo"] == 3
+    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+
+
+def test_a_script_that_goes_on_after_failures_makes_no_storm_of_logins(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform)
+    platform.control(answer={"echo": answer(401)})
+    outcomes = dict(module.run_parallel(module.echo, range(600), return_exceptions=True))
+    assert {str(outcome) for outcome in outcomes.values()} == {IN_VAIN}
+    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+    assert platform.seen()["requests"]["echo"] <= 600 + 2 * 60
+    platform.control(answer={"echo": None})
+    assert module.echo(1) == 1
+
+
+def test_a_token_may_expire_while_all_that_a_service_says_is_401(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform)
+    platform.control(answer={"record_by_patient": answer(401)})
+    with pytest.raises(httpx.HTTPStatusError, match=REFUSED):
+        module.get_record_by_patient("forbidden")
+    platform.control(expire="RC")
+    module.tokens["RC"]["received"] -= module.API_TIMEOUT + 1  # that long ago
+    assert module.echo(1) == 1
+    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+
+
+def test_what_is_no_answer_does_not_count_as_an_accepted_token(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform)
+    platform.control(answer={"record_by_patient": answer(401)})
+
+    @module.api_call_with_retry("RC")
+    def fail() -> None:
+        raise LookupError
+
+    for _ in range(5):
+        with pytest.raises(httpx.HTTPStatusError, match=REFUSED):
+            module.get_record_by_patient("forbidden")
+        with pytest.raises(LookupError):
+            fail()
+    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+
+
+def test_tokens_that_a_script_has_put_there_itself_are_renewed(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform)
+    module.tokens["RC"] = {"access_token": "out-of-date", "refresh_token": "out-of-date"}
+    assert module.echo(1) == 1
+    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX signal to a thread")
+def test_an_interrupted_refresh_is_not_sent_again(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform)
+    platform.control(expire="RC", slow_refresh=60)
+    module.tokens["RC"]["received"] -= module.API_TIMEOUT + 1  # that long ago
+
+    def interrupt() -> None:
+        wait_until(lambda: platform.seen()["refreshes"]["accepted"])
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as outside:
+        outside.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):  # as in a notebook
+            module.echo(1)
+    platform.control(slow_refresh=0)
+    assert module.echo(1) == 1
+    assert platform.seen()["refreshes"] == {"accepted": 1, "refused": 0}
+    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+
+
+def test_a_new_login_whose_token_is_refused_ends_the_run_with_one_error_and_no_storm(
+    platform: Simulator, script: Script
+) -> None:
+    useless = answer(200, json.dumps({"access_token": "useless", "refresh_token": "useless"}).encode())
+    path = script(OWN_CALLS + ENDLESS, MAX_THREADS=60)
+    finished = run_and_disturb(path, platform, answer={"config_token": useless}, revoke_refresh=True)
+    assert finished.returncode == 1
+    assert re.search(rf"^my_script: (failed: echo: )?{REFUSED}; .*\n\Z", finished.stderr, re.MULTILINE)
+    assert 2 <= platform.seen()["logins"]["accepted"] <= 5
+
+
+def test_an_outage_that_outlasts_the_attempts_is_one_error_that_names_the_call(
+    platform: Simulator, script: Script
+) -> None:
+    platform.control(outage=60)
+    path = script('print("never here")', ERROR_MAX_RETRY=3, WAIT_BEFORE_RETRY=0.01)
+    finished = run_script(path, platform)
+    assert finished.returncode == 1
+    assert re.match(r"my_script: IAM login: HTTP 503; ", finished.stderr.splitlines()[-1])
+    assert platform.seen()["requests"]["login"] == 3
+
+
+def test_a_401_that_concerns_one_resource_is_raised_while_60_threads_go_on(
+    platform: Simulator, logged_in: Load
+) -> None:
+    module = logged_in(platform)
+    platform.control(answer={"record_by_patient": answer(401)})
+
+    def call(number: int) -> Any:
+        return module.get_record_by_patient("forbidden") if number == 100 else module.echo(number)
+
+    results = dict(module.run_parallel(call, range(600), return_exceptions=True))
+    refused = results.pop(100)
+    assert isinstance(refused, httpx.HTTPStatusError)
+    assert refused.response.status_code == 401
+    assert results == {number: number for number in range(600) if number != 100}
+    assert platform.seen()["requests"]["record_by_patient"] == 3
+    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+
+
+def test_a_401_that_concerns_one_resource_is_raised_to_a_script_without_threads(
+    platform: Simulator, logged_in: Load
+) -> None:
+    module = logged_in(platform)
+    module.echo(0)
+    platform.control(answer={"record_by_patient": answer(401)})
+    for number in range(5):
+        with pytest.raises(httpx.HTTPStatusError, match="401"):
+            module.get_record_by_patient("forbidden")
+        assert module.echo(number) == number
+    assert platform.seen()["requests"]["record_by_patient"] == 5 * 3
+    assert platform.seen()["logins"]["accepted"] == 1 + 5
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_decorated_functions_that_call_each_other_do_not_multiply_renewals(
+    platform: Simulator, logged_in: Load, depth: int
+) -> None:
+    module = logged_in(platform)
+    platform.control(answer={"statistics": answer(401)})
+
+    def statistics() -> None:
+        module.echo(1)  # accepted: the token is good
+        bearer = f"Bearer {module.tokens['RC']['access_token']}"
+        url = module.url_of("RC", "statistics")
+        module.get_httpx_client().get(url, headers={"Authorization": bearer}).raise_for_status()
+
+    for _ in range(depth):
+        statistics = module.api_call_with_retry("RC")(statistics)
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        statistics()
+    assert 1 < platform.seen()["requests"]["statistics"] <= 10
+
+
+def test_a_call_of_iam_that_is_always_refused_is_raised_after_a_bounded_number_of_logins(
+    platform: Simulator, logged_in: Load
+) -> None:
+    module = logged_in(platform)
+    platform.control(restart=True)
+    module.echo(1)  # a new login: the token of IAM is accepted
+
+    @module.api_call_with_retry("IAM")
+    def call_what_iam_always_refuses() -> None:
+        bearer = f"Bearer {module.tokens['IAM']['access_token']}"
+        url = module.url_of("IAM", "login")
+        module.get_httpx_client().post(url, headers={"Authorization": bearer}, json={}).raise_for_status()
+
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        call_what_iam_always_refuses()
+    assert 1 < platform.seen()["logins"]["accepted"] <= 10
+
+
+def test_one_may_log_in_again_after_the_run_was_stopped(
+    platform: Simulator, logged_in: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = logged_in(platform)
+    platform.control(password="changed", restart=True)
+    for _ in range(2):
+        with pytest.raises(module.RunStopped, match="IAM login: refused with HTTP 401"):
+            module.echo(1)
+    assert platform.seen()["logins"] == {"accepted": 1, "refused": 1}
+    monkeypatch.setenv("EB_PASSWORD", "changed")
+    module.login()
+    assert module.echo(1) == 1
+
+
+def test_refusals_before_another_login_do_not_count_after_it(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform)
+    platform.control(answer={"echo": answer(401)})
+    with pytest.raises(httpx.HTTPStatusError, match=REFUSED):
+        module.echo(1)
+    platform.control(answer={"echo": None})
+    module.login()
+    platform.control(expire="RC")
+    assert module.echo(1) == 1
+    assert platform.seen()["refreshes"] == {"accepted": 2, "refused": 0}
+
+
+# ---------------------------------------------------------------------------------------------------- Malformed answers
+
+SESSION_KEYS = {
+    "login": ("userId", "access_token", "refresh_token"),
+    "config_token": ("access_token", "refresh_token"),
+    "refresh_token": ("access_token", "refresh_token"),
+}
+HTML = b"<!DOCTYPE html><title>Maintenance</title><p>Op\xe9ration en cours"
+usable = st.from_regex(r"[!-~]{1,20}", fullmatch=True)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+)
+sessions = st.fixed_dictionaries({}, optional=dict.fromkeys(SESSION_KEYS["login"], usable | values))
+bodies = st.one_of(
+    st.binary(max_size=50),
+    st.tuples(sessions | values, st.sampled_from(["utf-8", "utf-16", "latin-1"])).map(
+        lambda drawn: json.dumps(drawn[0], ensure_ascii=drawn[1] == "latin-1").encode(drawn[1], "replace")
+    ),
+    sessions.map(lambda session: json.dumps([session]).encode()),
+    sessions.map(lambda session: json.dumps(session).encode()[:-1]),
+)
+charsets = st.sampled_from(["application/json", "application/json; charset=utf-16", "text/html; charset=none", ""])
+
+
+def is_session(body: bytes, endpoint: str) -> bool:
+    try:
+        session = json.loads(body)
+    except ValueError:
+        return False
+    tokens = [session.get(key) for key in SESSION_KEYS[endpoint]] if isinstance(session, dict) else [None]
+    return all(isinstance(token, str) and re.fullmatch("[!-~]+", token) for token in tokens)
+
+
+def malformed(endpoint: str) -> Callable[[Any], Any]:
+    """Give a test bodies that are no session, and the values that an operator meets in life."""
+
+    def decorate(test: Any) -> Any:
+        broken = bodies.filter(lambda body: not is_session(body, endpoint))
+        for body in (b"", HTML, HTML * 80_000, b"null", b"[" * 100_000, b'{"access_token": 1' + b"0" * 5000 + b"}"):
+            test = example(body=body, content_type="text/html", status=200)(test)
+        test = given(body=broken, content_type=charsets, status=st.sampled_from([200, 201]))(test)
+        checks = [HealthCheck.function_scoped_fixture]
+        return settings(derandomize=True, deadline=None, max_examples=100, suppress_health_check=checks)(test)
+
+    return decorate
+
+
+@pytest.fixture
+def hurried(platform: Simulator, logged_in: Load) -> Any:
+    return logged_in(platform, ERROR_MAX_RETRY=2, WAIT_BEFORE_RETRY=0)
+
+
+@malformed("login")
+def test_a_malformed_answer_to_the_login_is_one_line(
+    platform: Simulator, hurried: Any, body: bytes, content_type: str, status: int
+) -> None:
+    platform.control(answer={"login": answer(status, body, content_type)})
+    with pytest.raises(hurried.LoginError, match=r"\AIAM login: [^\n]{5,300}\Z"):
+        hurried.login()
+
+
+@malformed("config_token")
+def test_a_malformed_answer_to_the_token_configuration_is_one_line(
+    platform: Simulator, hurried: Any, body: bytes, content_type: str, status: int
+) -> None:
+    platform.control(answer={"config_token": answer(status, body, content_type)})
+    with pytest.raises(hurried.LoginError, match=r"\ARC config_token: [^\n]{5,300}\Z"):
+        hurried.login()
+
+
+@malformed("refresh_token")
+def test_a_malformed_answer_to_a_refresh_is_one_warning_and_another_login(
+    platform: Simulator,
+    hurried: Any,
+    caplog: pytest.LogCaptureFixture,
+    body: bytes,
+    content_type: str,
+    status: int,
+) -> None:
+    platform.control(expire="RC", reset_counts=True, answer={"refresh_token": answer(status, body, content_type)})
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert hurried.echo(7) == 7
+    assert re.fullmatch(r"RC refresh_token: [^\n]{5,300}; logging in again", caplog.messages[0])
+    assert len(caplog.messages) == 1
+    assert platform.seen()["logins"] == LOGGED_IN_ONCE

@@ -1,0 +1,151 @@
+"""What the tests share besides the fixtures: scripts run as a user runs them, what a log says, git, waiting."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from server import WATCHDOG, Simulator
+
+TEMPLATE = Path(__file__).resolve().parent.parent / "eb_script_template.py"
+TODO_BLOCK = re.compile(r"(?<=    # TODO: ).*?(?=\n    # end of the TODO block)", re.DOTALL)
+SUMMARY = ["calls", "retries", "renewals", "failures", "p50", "p95", "max"]  # columns at the end of a log
+
+# What a script adds for the two endpoints that only the simulated platform has.
+OWN_CALLS = """
+@api_call_with_retry("RC")
+def echo(number):
+    client = get_httpx_client()
+    client.base_url = MICROSERVICES["RC"]["base_url"]
+    headers = {"Authorization": f"Bearer {tokens['RC']['access_token']}"}
+    response = client.get(f"/api/echo/{number}", headers=headers, timeout=API_TIMEOUT)
+    response.raise_for_status()
+    return response.json()["n"]
+
+
+@api_call_with_retry("RC", idempotent=False)
+def create(key):
+    client = get_httpx_client()
+    client.base_url = MICROSERVICES["RC"]["base_url"]
+    headers = {"Authorization": f"Bearer {tokens['RC']['access_token']}"}
+    response = client.post("/api/requests/create", headers=headers, json={"key": key}, timeout=API_TIMEOUT)
+    response.raise_for_status()
+    return response.json()["id"]
+"""
+
+Start = Callable[..., Simulator]
+Load = Callable[..., Any]
+
+
+def imported(path: Path) -> ModuleType:
+    """A module of its own from a file, whatever else was imported from it."""
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    assert specification
+    assert specification.loader
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[path.stem] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+def release(module: Any) -> None:
+    """Let go of the threads and connections that a test used without `run`, which does it by itself."""
+    clients = list(module._clients.values())  # those of ended threads would vanish unclosed
+    module.main_thread_pool.close()
+    module.subtasks_thread_pool.close()
+    for client in clients:
+        client.close()
+
+
+def environment_for(platform: Simulator | None, **variables: str) -> dict[str, str]:
+    """This process's environment with a platform's variables, or without any EB_ variable."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("EB_")}
+    return {**clean, **(platform.environment() if platform else {}), **variables}
+
+
+def run_script(path: Path, platform: Simulator | None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in its folder without a terminal; its output, exit code and, next to it, its log."""
+    return subprocess.run(
+        [sys.executable, str(path)],
+        cwd=path.parent,
+        env=environment_for(platform, **variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=WATCHDOG,
+        check=False,
+    )
+
+
+def summary_of(log: str) -> dict[str, dict[str, int]]:
+    """The last summary table of a log: API function -> column -> figure."""
+    messages = [line.split("MainThread", 1)[-1].strip() for line in log.splitlines()]
+    first = len(messages) - 1 - next(i for i, line in enumerate(reversed(messages)) if line.startswith("API function"))
+    assert messages[first].replace(" ms", "").split()[2:] == SUMMARY
+    rows = {}
+    for line in messages[first + 1 :]:
+        name, *figures = line.split()
+        if len(figures) != len(SUMMARY):
+            break
+        rows[name] = dict(zip(SUMMARY, (int(figure.replace(",", "")) for figure in figures), strict=True))
+    return rows
+
+
+def answer(status: int, body: bytes = b"{}", content_type: str = "application/json") -> dict[str, Any]:
+    """What an endpoint is to answer from now on: `platform.control(answer={"echo": answer(503)})`."""
+    return {"status": status, "body_base64": base64.b64encode(body).decode(), "content_type": content_type}
+
+
+def shell(command: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run shell commands in a folder; their output and exit code."""
+    return subprocess.run(
+        ["sh", "-c", command],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=WATCHDOG,
+        check=False,
+    )
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in a folder, as `git_environment` has it; its output."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    run = ["git", *arguments]
+    return subprocess.run(run, cwd=folder, env=git_environment(), check=True, capture_output=True, text=True).stdout
+
+
+def git_environment() -> dict[str, str]:
+    """This process's environment without the git settings of a hook, of the person or of the machine."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    who = {f"GIT_{role}_{what}": "tests@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    trust = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
+    return {**clean, **who, **trust, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+
+
+def base_python() -> Path:
+    """The interpreter, with pip, that the tests' environment was made from."""
+    name = "python.exe" if os.name == "nt" else f"bin/python{sys.version_info[0]}.{sys.version_info[1]}"
+    return Path(sys.base_prefix, name)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for a condition instead of sleeping."""
+    end = time.monotonic() + WATCHDOG
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)

@@ -1,0 +1,443 @@
+"""The forms that scripts in use are written in run as they stand, in the template and in a copy of it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from helpers import TEMPLATE, WATCHDOG, Load, Start, environment_for, run_script
+from server import Simulator
+from study import Study
+
+Script = Callable[..., Path]
+
+DECORATED_GET = """
+    @api_call_with_retry("RC")
+    def my_organizations():
+        client = get_httpx_client()
+        client.base_url = MICROSERVICES["RC"]["base_url"]
+        response = client.get(
+            MICROSERVICES["RC"]["endpoints"]["organizations"],
+            headers={"Authorization": f"Bearer {tokens['RC']['access_token']}"},
+            timeout=API_TIMEOUT,
+        )
+        response.raise_for_status()
+        return response.json()
+"""
+
+DECORATED_POST = """
+    @api_call_with_retry("RC")
+    def my_inclusions(organization_id, limit, page):
+        client = get_httpx_client()
+        client.base_url = MICROSERVICES["RC"]["base_url"]
+        response = client.post(
+            f"{MICROSERVICES['RC']['endpoints']['search_inclusions']}?limit={limit}&page={page}",
+            headers={"Authorization": f"Bearer {tokens['RC']['access_token']}"},
+            json={"organization": organization_id},
+            timeout=API_TIMEOUT,
+        )
+        response.raise_for_status()
+        return response.json()["data"]
+"""
+
+POOL_WITH_BAR = """
+    def process_all(task, items):
+        results = []
+        with tqdm(total=len(items), desc="Processing", bar_format=custom_bar_format) as pbar:
+            with main_thread_pool as executor:
+                futures = [executor.submit(task, item) for item in items]
+                for future in as_completed(futures):
+                    try:
+                        results.append(future.result())
+                        pbar.update(1)
+                    except Exception as exc:
+                        logging.critical(f"Stopped: {exc}", exc_info=True)
+                        executor.shutdown(wait=False, cancel_futures=True)
+                        raise
+        return results
+"""
+
+SUBTASKS = """
+    def first_page_of(organization):
+        org_id = organization["id"]
+        return subtasks_thread_pool.submit(search_inclusions, org_id, 1000, 1).result()
+"""
+
+ROWS = """
+    def rows_of(record):
+        return [
+            get_nested_value(record, ["organization", "name"]),
+            get_nested_value(record, ["visits", "*", "name"]),
+            get_nested_value(record, ["visits", "*", "exams", "*", "type"]),
+            get_nested_value(record, ["withdrawal", "reason"], default="none"),
+        ]
+"""
+
+
+def written_by_the_author(template: Any, code: str) -> None:
+    """Carry out code as if it stood in the script itself."""
+    exec(dedent(code), vars(template))
+
+
+def study_of(platform: Simulator) -> Study:
+    """What the platform simulates, known without asking it."""
+    return Study(platform.options.centres, platform.options.patients, platform.options.seed)
+
+
+def in_order(values: Any) -> list[str]:
+    """Results that came in any order, made comparable."""
+    return sorted(map(repr, values))
+
+
+def all_inclusions(study: Study, centre: str) -> list[dict[str, Any]]:
+    whole = study.inclusions(centre, 1_000_000, 1)
+    assert whole is not None
+    return list(whole["data"])
+
+
+def patients_of(study: Study) -> list[str]:
+    return [
+        inclusion["patientId"]
+        for organization in study.organizations
+        for inclusion in all_inclusions(study, organization["id"])
+    ]
+
+
+def a_tube(study: Study) -> str:
+    """A sample tube that occurs in a record."""
+    for record in map(study.record, patients_of(study)):
+        for visit in (record or {"visits": []})["visits"]:
+            for sample in visit.get("samples") or []:
+                return str(sample["tubeId"])
+    raise AssertionError("no patient has a sample")
+
+
+@pytest.fixture
+def platform(simulator: Start) -> Simulator:
+    return simulator()
+
+
+@pytest.fixture
+def study(platform: Simulator) -> Study:
+    return study_of(platform)
+
+
+@pytest.fixture
+def template(platform: Simulator, load: Load) -> Any:
+    """The template, logged in by `login()` alone, as in a notebook."""
+    module = load(platform)
+    module.login()
+    return module
+
+
+def test_login_alone_configures_every_enabled_service(template: Any, platform: Simulator) -> None:
+    assert list(template.tokens) == ["IAM", "RC", "GDD"]
+    for service in template.tokens.values():
+        assert {service["access_token"], service["refresh_token"]} <= set(platform.tokens())
+
+
+def test_a_decorated_get_with_base_url_and_relative_path(template: Any, study: Study) -> None:
+    written_by_the_author(template, DECORATED_GET)
+    assert template.my_organizations() == study.organizations
+
+
+def test_a_decorated_post_with_its_query_string_in_the_path(template: Any, study: Study) -> None:
+    written_by_the_author(template, DECORATED_POST)
+    centre = study.organizations[0]["id"]
+    assert template.my_inclusions(centre, 2, 2) == study.inclusions(centre, 2, 2)["data"]  # type: ignore[index]
+
+
+def test_a_base_url_set_for_one_service_does_not_lead_calls_of_another_astray(template: Any, study: Study) -> None:
+    written_by_the_author(template, DECORATED_GET)
+    template.my_organizations()
+    tube = a_tube(study)
+    assert template.get_request_by_tube(tube) == study.request(tube)
+    assert template.my_organizations() == study.organizations
+
+
+def test_a_decorated_function_keeps_its_name_and_is_retried(template: Any, platform: Simulator) -> None:
+    written_by_the_author(template, DECORATED_GET)
+    template.WAIT_BEFORE_RETRY, template.ERROR_MAX_RETRY = 0.01, 3
+    platform.control(faults={"500": 1.0})
+    with pytest.raises(template.httpx.HTTPStatusError, match="500"):
+        template.my_organizations()
+    assert platform.seen()["requests"]["organizations"] == 3
+    assert template.my_organizations.__name__ == "my_organizations"
+
+
+def test_the_pool_with_a_bar_and_as_completed_gives_every_result(template: Any, study: Study) -> None:
+    written_by_the_author(template, POOL_WITH_BAR)
+    centres = [organization["id"] for organization in study.organizations]
+    for _ in range(2):
+        counts = template.process_all(template.get_statistics, centres)
+        assert in_order(counts) == in_order(map(study.statistics, centres))
+
+
+def test_an_error_drops_what_is_queued_is_raised_at_once_and_leaves_the_pool_usable(
+    template: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    written_by_the_author(template, POOL_WITH_BAR)
+    threads = template.main_thread_pool.size
+    started, ended, released = [], [], threading.Event()
+
+    def task(number: int) -> None:
+        started.append(number)
+        if number == 0:
+            raise ValueError("the first one fails")
+        released.wait(20)
+        ended.append(number)
+
+    with pytest.raises(ValueError, match="the first one fails"):
+        template.process_all(task, range(10 * threads))
+    assert ended == [], "wait=False waited"
+    released.set()
+    assert in_order(template.process_all(abs, range(100))) == in_order(range(100))
+    assert len(started) <= threads + 1, "queued work went on"
+    record = next(record for record in caplog.records if record.levelno == logging.CRITICAL)
+    assert record.message == "Stopped: the first one fails"
+    assert record.exc_info
+
+
+def test_a_task_submits_to_the_subtasks_pool_and_waits_for_the_result(template: Any, study: Study) -> None:
+    written_by_the_author(template, POOL_WITH_BAR + SUBTASKS)
+    pages = template.process_all(template.first_page_of, template.get_all_organizations() * 20)
+    expected = [study.inclusions(organization["id"], 1000, 1) for organization in study.organizations]
+    assert in_order(pages) == in_order([page["data"] for page in expected if page] * 20)
+
+
+def test_more_tasks_that_wait_for_subtasks_than_there_are_threads_of_either_kind(
+    platform: Simulator, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = load(platform, SUBTASKS_POOL_SIZE=1)
+    monkeypatch.setenv("EB_THREADS", "1")
+    template.login()
+    written_by_the_author(template, POOL_WITH_BAR)
+    submit = template.subtasks_thread_pool.submit
+
+    def task(number: int) -> int:
+        return int(submit(lambda: submit(abs, number).result(20)).result(20))
+
+    assert in_order(template.process_all(task, range(50))) == in_order(range(50))
+
+
+def test_run_parallel_gives_each_item_with_its_result(template: Any, study: Study) -> None:
+    centres = [organization["id"] for organization in study.organizations]
+    pairs = template.run_parallel(template.get_statistics, centres, desc="Centres")
+    assert dict(pairs) == {centre: study.statistics(centre) for centre in centres}
+
+
+def test_threads_have_places_for_their_bars(template: Any) -> None:
+    meeting = threading.Barrier(template.main_thread_pool.size)
+
+    def place(_: int) -> int:
+        meeting.wait(WATCHDOG)
+        return int(template.get_thread_position())
+
+    places = [place for _, place in template.run_parallel(place, range(meeting.parties))]
+    assert sorted(places) == list(range(1, meeting.parties + 1))
+    assert template.get_thread_position() == 0
+
+
+def test_nested_values_of_a_record(template: Any, study: Study) -> None:
+    written_by_the_author(template, ROWS)
+    for record in map(template.get_record_by_patient, patients_of(study)):
+        assert template.rows_of(record) == [
+            record["organization"]["name"],
+            [visit["name"] for visit in record["visits"]],
+            [exam["type"] for visit in record["visits"] for exam in visit["exams"]],
+            record.get("withdrawal", {"reason": "none"})["reason"],
+        ]
+
+
+def test_every_function_of_the_table_returns_what_the_platform_holds(template: Any, study: Study) -> None:
+    assert template.get_all_organizations() == study.organizations
+    for organization in study.organizations:
+        centre = organization["id"]
+        assert template.get_statistics(centre) == study.statistics(centre)
+        for page in (1, 2):
+            whole = study.inclusions(centre, 3, page)
+            assert whole is not None
+            assert template.search_inclusions(centre, 3, page) == whole["data"]
+        assert template.get_all_inclusions(centre) == all_inclusions(study, centre)
+    patient, tube = patients_of(study)[0], a_tube(study)
+    assert template.get_record_by_patient(patient) == study.record(patient)
+    assert template.get_surveys(patient) == study.surveys(patient)
+    assert template.get_request_by_tube(tube) == study.request(tube)
+
+
+def test_an_empty_centre_has_no_inclusions(simulator: Start, load: Load) -> None:
+    template = load(simulator("--patients", "0"))
+    template.login()
+    for organization in template.get_all_organizations():
+        assert template.get_all_inclusions(organization["id"]) == []
+        assert template.search_inclusions(organization["id"], 1000, 1) == []
+
+
+def test_all_inclusions_come_from_as_many_pages_as_it_takes(simulator: Start, load: Load) -> None:
+    platform = simulator("--centres", "1", "--patients", "2001")
+    template, study = load(platform), study_of(platform)
+    template.login()
+    centre = study.organizations[0]["id"]
+    assert template.get_all_inclusions(centre) == all_inclusions(study, centre)
+    assert 2 <= platform.seen()["requests"]["search_inclusions"] <= 4
+
+
+def test_a_platform_that_caps_the_page_size_loses_no_inclusion(
+    template: Any, study: Study, platform: Simulator
+) -> None:
+    platform.control(page_cap=4)
+    for organization in study.organizations:
+        assert template.get_all_inclusions(organization["id"]) == all_inclusions(study, organization["id"])
+
+
+def test_an_id_with_reserved_characters_reaches_the_platform_as_it_is(template: Any, platform: Simulator) -> None:
+    for call in (template.get_request_by_tube, template.get_statistics, template.get_record_by_patient):
+        with pytest.raises(template.httpx.HTTPStatusError, match="404") as refused:
+            call("a b&c=d/é?#%2F")
+        assert str(refused.value.request.url).endswith(
+            ("a%20b%26c%3Dd%2F%C3%A9%3F%23%252F", "a+b%26c%3Dd%2F%C3%A9%3F%23%252F")
+        )
+
+
+def test_tokens_hold_the_current_ones_after_a_renewal(template: Any, platform: Simulator) -> None:
+    before = {service: template.tokens[service]["access_token"] for service in template.tokens}
+    platform.control(expire="RC")
+    template.get_all_organizations()
+    after = {service: template.tokens[service]["access_token"] for service in template.tokens}
+    assert [service for service in before if before[service] != after[service]] == ["RC"]
+    assert after["RC"] in platform.tokens()
+
+
+@functools.cache
+def entry_of(service: str) -> str:
+    """The entry of a service in MICROSERVICES, as it stands in the template."""
+    entry = re.search(
+        rf'^    "{service}": {{\n.*?^    }},\n', TEMPLATE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert entry, f"the template has no entry for {service}"
+    return entry[0]
+
+
+def commented_out(service: str) -> dict[str, str]:
+    """The edit by which a user disables a service."""
+    return {entry_of(service): re.sub(r"(?m)^(?=.)", "# ", entry_of(service))}
+
+
+def test_a_copy_with_its_own_todo_block_runs_unchanged(script: Script, platform: Simulator, study: Study) -> None:
+    path = script('for organization in get_all_organizations():\n    print(organization["name"])')
+    done = run_script(path, platform)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [organization["name"] for organization in study.organizations]
+    assert (path.parent / "my_script.log").is_file()
+    assert [each.name for each in path.parent.glob("*.log*")] == ["my_script.log"]
+
+
+def test_a_service_that_is_commented_out_is_neither_asked_for_nor_configured(
+    script: Script, platform: Simulator
+) -> None:
+    path = script("print(len(get_all_organizations()), list(tokens))", edits=commented_out("GDD"))
+    done = run_script(path, platform, EB_GDD_URL="")
+    assert done.stdout == f"{platform.options.centres} ['IAM', 'RC']\n", done.stderr
+    assert platform.seen()["services"] == {"IAM": 1, "RC": 2, "GDD": 0}
+
+
+def test_a_call_of_a_disabled_service_says_that_it_is_not_enabled(script: Script, platform: Simulator) -> None:
+    done = run_script(script('get_request_by_tube("EB000001-11")', edits=commented_out("GDD")), platform)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"my_script: GDD is not enabled: [^\n]*MICROSERVICES[^\n]*\n", done.stderr)
+    assert platform.seen()["services"]["GDD"] == 0
+
+
+def test_a_service_of_the_authors_own_needs_an_entry_and_a_function(script: Script, platform: Simulator) -> None:
+    added = (
+        entry_of("RC").replace('"RC"', '"LAB"').replace("EB_RC_URL", "EB_LAB_URL").replace("organizations", "centres")
+    )
+    path = script(
+        """
+        @api_call_with_retry("LAB")
+        def get_centres():
+            return call_endpoint("LAB", "GET", "centres", list)
+
+        print(len(get_centres()), list(tokens))
+        """,
+        edits={entry_of("RC"): added, **commented_out("GDD")},
+    )
+    done = run_script(path, platform, EB_LAB_URL=f"{platform.url}/rc")
+    assert done.stdout == f"{platform.options.centres} ['IAM', 'LAB']\n", done.stderr
+
+
+def started(path: Path, platform: Simulator, code: str, name: str = "other.py") -> subprocess.CompletedProcess[str]:
+    """Run a script that lies beside a copy and imports it."""
+    (path.parent / name).write_text(dedent(code), encoding="utf-8")
+    return run_script(path.parent / name, platform)
+
+
+def test_an_imported_copy_runs_another_main_under_the_name_of_the_script_that_was_started(
+    script: Script, platform: Simulator
+) -> None:
+    code = """
+        import sys
+        import my_script
+
+        def another_main():
+            print(len(my_script.get_all_organizations()))
+
+        sys.exit(my_script.run(another_main))
+    """
+    path = script("raise AssertionError")
+    done = started(path, platform, code)
+    assert (done.returncode, done.stdout) == (0, f"{platform.options.centres}\n"), done.stderr
+    assert [each.name for each in path.parent.glob("*.log")] == ["other.log"]
+
+
+def test_run_works_again_in_the_same_process_after_success_failure_and_exit(
+    script: Script, platform: Simulator
+) -> None:
+    code = """
+        import sys
+        import my_script
+
+        def works():
+            centres = my_script.get_all_organizations()
+            print(len(list(my_script.run_parallel(lambda centre: my_script.get_statistics(centre["id"]), centres))))
+
+        def fails():
+            my_script.main_thread_pool.submit(my_script.get_all_organizations).result()
+            raise KeyError("missing")
+
+        print([my_script.run(main) for main in (works, fails, works, lambda: sys.exit(3), works)])
+    """
+    path = script("pass")
+    done = started(path, platform, code)
+    centres = platform.options.centres
+    assert done.stdout == 3 * f"{centres}\n" + "[0, 1, 0, 3, 0]\n", done.stderr
+    log = (path.parent / "other.log").read_text(encoding="utf-8")
+    assert log.count(" started, template ") == 5
+    counts = re.findall(r" get_statistics +(\d+)", log)
+    assert counts == 3 * [str(centres)], "each run counts its own calls"
+
+
+def test_a_notebook_logs_in_and_calls_without_a_log_or_a_word(script: Script, platform: Simulator) -> None:
+    code = "from my_script import *\nlogin()\nprint(len(get_all_organizations()))"
+    folder = script("pass").parent
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=code,
+        cwd=folder,
+        env=environment_for(platform),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=WATCHDOG,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{platform.options.centres}\n", "")
+    assert list(folder.glob("*.log*")) == []

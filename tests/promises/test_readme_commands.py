@@ -1,0 +1,196 @@
+"""What the README lets a newcomer type works, and what it lets them expect to see is what they see."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import pytest
+import trustme
+from helpers import TEMPLATE, WATCHDOG, Start, answer, base_python, git, git_environment, run_script, shell
+from readme_and_spec import README_FILE, SPECIFICATION_FILE, TOP, block, blocks, code, table
+from server import Simulator
+
+Script = Callable[..., Path]
+
+posix = pytest.mark.skipif(os.name == "nt", reason="the README's commands are for a POSIX shell")
+
+PICTURE = "$ python3 tests/sandbox.py\n"  # how the samples of text in the README begin
+TABLE = "centre  "
+SERVICE = '"LAB": {'
+VARIABLES = "export EB_IAM_URL"
+CRONTAB = "0 3 * * *  "
+LOG = "2026-"
+CONFLICT = "<<<<<<<"  # tried in test_upgrade.py
+
+TOKEN = re.compile(r"(?P<number>\d[\d.,:]*)|(?P<space> +)|(?P<bar>[█-▏]+)|(?P<gap>…)|.")
+WILD = {"number": r"\d[\d.,:]*", "space": r"\s+", "bar": "[ █-▏]*", "gap": ".*"}
+
+
+def pattern(shown: str, *exact: str) -> str:
+    """What a line of a sample stands for: numbers and bars may be others, and `…` is anything."""
+    wild = {kind: whatever for kind, whatever in WILD.items() if kind not in exact}
+    return TOKEN.sub(lambda found: wild.get(str(found.lastgroup)) or re.escape(found[0]), shown)
+
+
+def assert_shown(sample: str, output: str) -> None:
+    """Each line of a sample appears in the output, in this order."""
+    position = 0
+    for line in sample.strip("\n").split("\n"):
+        found = re.compile(pattern(line)).search(output, position)
+        assert found, f"{line!r} is not in {output[position:]}"
+        position = found.end()
+
+
+def filled_in(commands: str, variables: dict[str, str]) -> str:
+    """Commands with values in place of the ... that the README leaves to fill in."""
+    return re.sub(
+        r"(EB_\w+)=(?:https://|(?P<q>'))\.\.\.(?(q)')", lambda found: f"{found[1]}='{variables[found[1]]}'", commands
+    )
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A clone of the repository as it stands, with the tests' packages in place."""
+    folder = tmp_path / "clone"
+    files = [TEMPLATE, README_FILE, SPECIFICATION_FILE, TOP / "requirements.txt", TOP / ".gitignore"]
+    shutil.copytree(TOP / "tests", folder / "tests", ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    for path in files:
+        shutil.copy(path, folder)
+    (folder / "tests" / ".venv").symlink_to(TOP / "tests" / ".venv", target_is_directory=True)
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "The template")
+    return folder
+
+
+@posix
+def test_the_commands_of_the_readme_work_one_after_the_other_in_a_clone(clone: Path, platform: Simulator) -> None:
+    tools = clone.parent / "tools"
+    tools.mkdir()
+    (tools / "python3").write_text(f'#!/bin/sh\nexec "{base_python()}" "$@"\n')
+    (tools / "python3").chmod(0o700)
+    variables = platform.environment()
+    unnamed = {name: value for name, value in variables.items() if not name.endswith("_URL")}
+    commands = filled_in("".join(blocks("sh")), variables).replace(
+        "python3 tests\n", "python3 tests --collect-only -q\n"
+    )
+    environment = {**git_environment(), **unnamed, "PATH": f"{tools}:{os.environ['PATH']}"}
+    done = shell("set -ex\n" + commands, clone, environment)
+    if done.returncode and re.findall(r"(?m)^\+ .*", done.stderr)[-1].startswith("+ .venv/bin/pip"):
+        pytest.skip("pip reaches no package index")
+    assert done.returncode == 0, done.stderr
+    assert (clone / "my_script.log").read_text(encoding="utf-8").count("my_script: done;") == 2
+    template = (clone / TEMPLATE.name).read_bytes()
+    assert (clone / "base.py").read_bytes() == (clone / "my_script.py").read_bytes() == template
+
+
+@posix
+def test_the_line_for_the_crontab_runs_a_script_with_nothing_but_its_file_of_variables(
+    script: Script, platform: Simulator, tmp_path: Path
+) -> None:
+    path = script("print(len(get_all_organizations()))")
+    (tmp_path / ".venv").symlink_to(sys.prefix, target_is_directory=True)
+    variables = filled_in(block("text", VARIABLES), platform.environment())
+    (tmp_path / "endobest.env").write_text(variables, encoding="utf-8")
+    command = block("text", CRONTAB).removeprefix(CRONTAB).replace("/srv/endobest", f"'{tmp_path}'")
+    done = shell(command, Path("/"), {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"})
+    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
+    assert "20 threads" in path.with_suffix(".log").read_text(encoding="utf-8")
+
+
+@posix
+def test_the_picture_of_a_run_is_what_a_terminal_shows(tmp_path: Path) -> None:
+    import pexpect
+
+    command = [str(TOP / "tests" / "sandbox.py")]
+    child = pexpect.spawn(
+        sys.executable, command, cwd=tmp_path, dimensions=(50, 120), encoding="utf-8", timeout=WATCHDOG
+    )
+    child.expect(pexpect.EOF)
+    assert_shown(
+        block("text", PICTURE).removeprefix(PICTURE) + re.sub(r"CHU \S+", "CHU …", block("text", TABLE)), child.before
+    )
+
+
+def test_the_sample_of_a_log_is_what_a_log_shows(simulator: Start, script: Script) -> None:
+    busy = simulator("--user", "ziwig-invest2@yopmail.com", "--fault", "503=0.3")
+    path = script(
+        """
+        ids = [organization["id"] for organization in get_all_organizations()]
+        print(sum(1 for _ in run_parallel(get_statistics, ids * 20)))
+        """,
+        WAIT_BEFORE_RETRY=0.01,
+    )
+    assert run_script(path, busy).stdout == "100\n"
+    sample = block("text", LOG).replace("on linux", f"on {sys.platform}")
+    assert_shown(sample, path.with_suffix(".log").read_text(encoding="utf-8"))
+
+
+def test_the_sample_of_a_service_adds_a_service(platform: Simulator, script: Script) -> None:
+    edits = {'    "GDD": {\n': indent(block("text", SERVICE), "    ") + '    "GDD": {\n'}
+    path = script("print(tokens['LAB'].keys() == tokens['GDD'].keys())", edits=edits)
+    done = run_script(path, platform, EB_LAB_URL=platform.environment()["EB_GDD_URL"])
+    assert done.stdout == "True\n", done.stderr
+    assert platform.seen()["configurations"] == {"accepted": 3, "refused": 0}
+
+
+# By symptom: how the platform behaves, the script's variables ({} is the platform's address), and its TODO block.
+GET = "get_all_organizations()"
+SYMPTOMS: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
+    "no address": ({}, {"EB_RC_URL": ""}, GET),
+    "wrong address": ({}, {"EB_IAM_URL": "{}/nowhere"}, GET),
+    "web page at the address": ({"answer": {"login": answer(200, b"<html>", "text/html")}}, {}, GET),
+    "no password": ({}, {"EB_PASSWORD": ""}, GET),
+    "login refused": ({}, {"EB_PASSWORD": "wrong"}, GET),
+    "service refused": ({"answer": {"config_token": answer(403)}}, {}, GET),
+    "token lost": ({}, {}, f"tokens['RC'].update(access_token='old', refresh_token='old')\n{GET}"),
+    "token refused": ({"answer": {"organizations": answer(401)}}, {}, GET),
+    "no connection": ({}, {"EB_IAM_URL": "http://127.0.0.1:1"}, GET),
+    "proxy": ({}, {"EB_IAM_URL": "https://iam.invalid", "HTTPS_PROXY": "{}", "NO_PROXY": "", "no_proxy": ""}, GET),
+    "company certificate": ({}, {"EB_IAM_URL": "{}/iam"}, GET),
+    "slow": ({"faults": {"503": 0.3}}, {}, f"[get_statistics({GET}[0]['id']) for _ in range(50)]"),
+    "hangs": ({"hold": 1}, {}, "get_statistics('any')"),
+    "accents, on Windows": ({}, {"PYTHONIOENCODING": "ascii"}, "print('Médipôle')"),
+    "stopped by itself": ({}, {}, "1 / 0"),
+}
+
+
+@pytest.mark.parametrize(
+    ("symptom", "shown"),
+    [pytest.param(*row[:2], id=row[0]) for row in table("symptom | in the log or on the terminal | what to do")],
+)
+def test_each_symptom_shows_as_the_readme_says(
+    symptom: str, shown: str, platform: Simulator, simulator: Start, script: Script, tmp_path: Path
+) -> None:
+    behaviour, variables, todo = SYMPTOMS[symptom]
+    platform.control(**behaviour)
+    address = untrusted(simulator, tmp_path).url if symptom == "company certificate" else platform.url
+    last = {"ERROR_MAX_RETRY": 20 if symptom == "slow" else 2, "API_TIMEOUT": 0.2 if symptom == "hangs" else 60}
+    path = script(todo, WAIT_BEFORE_RETRY=0.001, **last)
+    done = run_script(path, platform, **{name: value.format(address) for name, value in variables.items()})
+    output = done.stderr + path.with_suffix(".log").read_text(encoding="utf-8")
+    assert code(shown)
+    for text in code(shown):
+        assert re.search(pattern(text, "number", "space"), output), f"{text!r} is not in {output}"
+
+
+def untrusted(simulator: Start, folder: Path) -> Simulator:
+    """A platform whose certificate comes from an authority that nobody knows."""
+    certificate = trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem
+    certificate.write_to_path(folder / "own.pem")
+    return simulator("--certfile", str(folder / "own.pem"), "--keyfile", str(folder / "own.pem"))
+
+
+def test_each_sample_of_the_readme_is_tried() -> None:
+    samples = (PICTURE, TABLE, SERVICE, VARIABLES, CRONTAB, LOG, CONFLICT)
+    assert [text for text in blocks("text") if not text.startswith(samples)] == []
+    languages = re.findall(r"(?m)^ *```(\w*)", README_FILE.read_text(encoding="utf-8"))
+    assert set(languages) == {"python", "sh", "text", ""}
+    assert len(languages) == 2 * sum(len(blocks(language)) for language in ("python", "sh", "text"))

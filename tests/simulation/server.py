@@ -1,0 +1,156 @@
+"""The simulated platform seen from outside: its options, and a handle on its process. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from faults import KINDS, combined, kind_and_rate, rate
+
+SIMULATOR = Path(__file__).resolve().with_name("simulator.py")
+WATCHDOG = 600  # seconds; what takes longer hangs
+STOP_LIMIT = 5  # seconds for the process to end before it is killed
+THREADS = "20"  # offered to a script whose user has not set EB_THREADS
+
+
+def add_options(parser: argparse.ArgumentParser, latency: float = 0.0) -> None:
+    """Add the options of the simulated platform to a parser; `latency` is the default of --latency."""
+    add = parser.add_argument_group("simulated platform").add_argument
+    add("--centres", type=_number(int, 1), default=100, metavar="N", help="default: %(default)s")
+    add("--patients", type=_number(int, 0), default=2500, metavar="N", help="default: %(default)s")
+    add("--seed", type=int, default=2022, metavar="N", help="of data and faults; default: %(default)s")
+    add("--latency", type=_number(float, 0), default=latency, metavar="SECONDS", help="per call; default: %(default)s")
+    add("--token-lifetime", type=_number(float, 0), default=300.0, metavar="SECONDS", help="RC and GDD; default: 300")
+    add("--iam-token-lifetime", type=_number(float, 0), default=300.0, metavar="SECONDS", help="default: 300")
+    add("--faults", type=rate, default=0.0, metavar="RATE", help="share of faulty calls, 0 to 1, all kinds evenly")
+    add("--fault", type=kind_and_rate, action="append", default=[], metavar="KIND=RATE", help=", ".join(KINDS))
+    add("--slow", type=_number(float, 0), default=1.0, metavar="SECONDS", help="delay by the fault slow; default: 1")
+    add("--user", default="investigatrice@sandbox.example", metavar="NAME", help="default: %(default)s")
+    add("--password", default="Xq7-simulated-Zw3", help="default: %(default)s")
+    add("--certfile", metavar="FILE", help="serve https with this certificate")
+    add("--keyfile", metavar="FILE", help="the key of --certfile")
+
+
+def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line and check the fault rates together, as `rates`."""
+    options = parser.parse_args(arguments)
+    try:
+        options.rates = combined(options.faults, options.fault)
+    except ValueError as wrong:
+        parser.error(str(wrong))
+    return options
+
+
+def _number(kind: Callable[[str], float], least: int) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = kind(text)
+        if not least <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not between {least} and infinity")
+        return value
+
+    return number
+
+
+class Simulator:
+    """The simulated platform in a process of its own, for as long as a `with` lasts."""
+
+    def __init__(self, python: Path | str, *arguments: str) -> None:
+        parser = argparse.ArgumentParser(SIMULATOR.name)
+        add_options(parser)
+        self.options = parse_options(parser, arguments)
+        self.url = ""
+        self._command = [str(python), str(SIMULATOR), *arguments]
+        self._opener = _direct_opener()
+
+    def __enter__(self) -> Simulator:
+        """Start the process and wait until it listens."""
+        self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            self._command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True, **_out_of_reach_of_ctrl_c()
+        )
+        line = self._first_line()
+        if not line:
+            self._process.communicate()
+            raise RuntimeError(f"the simulated platform did not start: {self._complaints() or 'no answer'}")
+        self.url = json.loads(line)["url"]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process, and show what it complained about."""
+        try:
+            self._process.communicate(timeout=STOP_LIMIT)  # closes its standard input, which ends it
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+        sys.stderr.write(self._complaints())
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that make a script use this platform, without a proxy, and let nothing else out."""
+        return {
+            **{f"EB_{service}_URL": f"{self.url}/{service.lower()}" for service in ("IAM", "RC", "GDD")},
+            "EB_USER_NAME": self.options.user,
+            "EB_PASSWORD": self.options.password,
+            "EB_THREADS": os.environ.get("EB_THREADS", THREADS),
+            **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
+            **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), self.url),  # which refuses to pass anything on
+        }
+
+    def seen(self) -> dict[str, Any]:
+        """Return what the platform has counted."""
+        return cast("dict[str, Any]", self._call("seen"))
+
+    def tokens(self) -> list[str]:
+        """Return every token that was ever issued."""
+        return cast("list[str]", self._call("tokens"))
+
+    def control(self, **settings: object) -> None:
+        """Change how the platform behaves from now on."""
+        self._call("control", json.dumps(settings).encode())
+
+    def _call(self, name: str, body: bytes | None = None) -> object:
+        try:
+            with self._opener.open(f"{self.url}/_sandbox/{name}", body, timeout=WATCHDOG) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as refused:
+            with refused:
+                raise ValueError(refused.read().decode()) from None
+
+    def _first_line(self) -> str:
+        watchdog = threading.Timer(WATCHDOG, self._process.kill)
+        watchdog.start()
+        try:
+            return self._process.stdout.readline() if self._process.stdout else ""
+        finally:
+            watchdog.cancel()
+
+    def _complaints(self) -> str:
+        with self._errors:
+            self._errors.seek(0)
+            return self._errors.read()
+
+
+def _direct_opener() -> urllib.request.OpenerDirector:
+    """Return an opener that no proxy setting diverts, and that takes a test's own certificate."""
+    trusting = ssl.create_default_context()
+    trusting.check_hostname = False
+    trusting.verify_mode = ssl.CERT_NONE
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting))
+
+
+def _out_of_reach_of_ctrl_c() -> dict[str, Any]:
+    """Return the Popen arguments that keep a terminal's Ctrl-C from the process: it is for the script alone."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}

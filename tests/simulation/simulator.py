@@ -1,0 +1,170 @@
+"""The simulated platform: IAM, RC and GDD under /iam, /rc and /gdd of one loopback port.
+
+`python tests/simulation/simulator.py [options]` prints {"url": "http://127.0.0.1:PORT"} when it listens, and ends when
+its standard input is closed, so that it never outlives whoever started it. Tests watch and steer it under /_sandbox.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
+from json import JSONDecodeError
+
+import endpoints
+import uvicorn
+from faults import REFUSED
+from responses import error, refusal, spoiled, transport_of
+from server import add_options, parse_options
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route, Router
+from starlette.types import Receive, Scope, Send
+from state import Platform
+
+Handler = Callable[[Platform, Request], Awaitable[Response]]
+
+KEEP_ALIVE = 75  # seconds until an idle connection is closed, as nginx does
+BACKLOG = 2048  # connections that wait to be accepted
+
+# Endpoint key, method, path and handler; the token endpoints stand in several services.
+DATA_ENDPOINTS: dict[str, list[tuple[str, str, str, Handler]]] = {
+    "RC": [
+        ("organizations", "GET", "/api/inclusions/getAllOrganizations", endpoints.organizations),
+        ("statistics", "GET", "/api/inclusions/inclusion-statistics", endpoints.statistics),
+        ("search_inclusions", "POST", "/api/inclusions/search", endpoints.search_inclusions),
+        ("record_by_patient", "GET", "/api/records/byPatient", endpoints.record_by_patient),
+        ("surveys", "POST", "/api/surveys/filter/with-answers", endpoints.surveys),
+        ("create", "POST", "/api/requests/create", endpoints.create),
+        ("echo", "GET", "/api/echo/{n:int}", endpoints.echo),
+    ],
+    "GDD": [("request_by_tube", "GET", "/api/requests/by-tube/{tube}", endpoints.request_by_tube)],
+}
+ENDPOINTS = ("login", "config_token", "refresh_token", *(row[0] for rows in DATA_ENDPOINTS.values() for row in rows))
+
+
+class Call:
+    """One endpoint: counts each call, delays it, lets a fault strike or carries it out."""
+
+    def __init__(self, platform: Platform, service: str, endpoint: str, handler: Handler) -> None:
+        self.platform = platform
+        self.service = service
+        self.endpoint = endpoint
+        self.handler = handler
+        self.is_data = endpoint not in ("login", "config_token", "refresh_token")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one call."""
+        with self.platform.counted(self.service, self.endpoint, transport_of(send)):
+            response = await self._response(Request(scope, receive))
+            await response(scope, receive, send)
+
+    async def _response(self, request: Request) -> Response:
+        conditions, seen = self.platform.conditions, self.platform.seen
+        await asyncio.sleep(conditions.latency + (conditions.hold if self.is_data else 0))
+        if self.platform.outage:
+            seen.faults["outage"] += 1
+            return refusal(conditions.outage_kind)
+        fault = None if self.endpoint == "login" else self.platform.faults.draw()
+        if fault is not None:
+            seen.faults[fault] += 1
+            return await self._faulty(fault, request)
+        response = await self._carried_out(request)
+        seen.answers[str(response.status_code)] += 1
+        return response
+
+    async def _faulty(self, fault: str, request: Request) -> Response:
+        if fault in REFUSED:
+            return refusal(fault)
+        response = await self._carried_out(request)
+        if fault == "slow":
+            await asyncio.sleep(self.platform.conditions.slow)
+        return spoiled(fault, response)
+
+    async def _carried_out(self, request: Request) -> Response:
+        if self.endpoint in self.platform.answers:
+            return self.platform.answers[self.endpoint]
+        try:
+            if self.is_data:
+                endpoints.require_token(self.platform, self.service, request)
+            return await self.handler(self.platform, request)
+        except HTTPException as refused:
+            return error(refused.status_code, refused.detail)
+
+
+def application(platform: Platform) -> Router:
+    """Return the ASGI app; a bare router, because middleware would hide uvicorn's `send` from the calls."""
+    login = Route("/iam/api/auth/ziwig-pro/login", Call(platform, "IAM", "login", endpoints.login), methods=["POST"])
+    services = [Mount(f"/{service.lower()}", routes=_service(platform, service)) for service in DATA_ENDPOINTS]
+    return Router([*services, login, Mount("/_sandbox", routes=_controls(platform))])
+
+
+def _service(platform: Platform, service: str) -> list[Route]:
+    rows: list[tuple[str, str, str, Handler]] = [
+        *DATA_ENDPOINTS[service],
+        ("config_token", "POST", "/api/auth/config-token", partial(endpoints.config_token, service)),
+        ("refresh_token", "POST", "/api/auth/refreshToken", partial(endpoints.refresh_token, service)),
+    ]
+    return [Route(path, Call(platform, service, key, handler), methods=[method]) for key, method, path, handler in rows]
+
+
+def _controls(platform: Platform) -> list[Route]:
+    async def seen(request: Request) -> Response:
+        return JSONResponse(platform.report())
+
+    async def tokens(request: Request) -> Response:
+        return JSONResponse(platform.tokens())
+
+    async def control(request: Request) -> Response:
+        try:
+            platform.control(await request.json())
+        except (JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as wrong:
+            return error(400, f"{type(wrong).__name__}: {wrong}")
+        return JSONResponse({})
+
+    return [Route("/seen", seen), Route("/tokens", tokens), Route("/control", control, methods=["POST"])]
+
+
+def end_with_standard_input() -> None:
+    """End the process when its parent closes the pipe, or dies."""
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve until standard input is closed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_options(parser)
+    options = parse_options(parser)
+    config = uvicorn.Config(
+        application(Platform(options, ENDPOINTS)),
+        http="httptools",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        ssl_certfile=options.certfile,
+        ssl_keyfile=options.keyfile,
+    )
+    config.load()
+    # asyncio sets TCP_NODELAY where the protocol is spelled out; without it answers wait 40 ms for an ACK now and then.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(BACKLOG)
+        scheme = "https" if options.certfile else "http"
+        print(json.dumps({"url": f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"}), flush=True)
+        threading.Thread(target=end_with_standard_input, daemon=True).start()
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()
