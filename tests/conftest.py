@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import textwrap
@@ -12,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import OWN_CALLS, TEMPLATE, TODO_BLOCK, Load, Start, imported, release
+from helpers import OWN_CALLS, TEMPLATE, TODO_BLOCK, Load, Start, imported, release, study_of
 from server import Simulator
+from study import Study
 
 
 @pytest.fixture
@@ -114,3 +117,23 @@ def script(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The template, copied as a user copies it."""
+    return Path(shutil.copy(TEMPLATE, tmp_path / "my_script.py"))
+
+
+@pytest.fixture(autouse=True)
+def root_level() -> Iterator[None]:
+    """`run` sets the level of the root logger, which all tests share."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
+
+
+@pytest.fixture
+def study(platform: Simulator) -> Study:
+    """What the platform simulates."""
+    return study_of(platform)

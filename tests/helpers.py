@@ -1,4 +1,4 @@
-"""What the tests share besides the fixtures: scripts run as a user runs them, what a log says, git, waiting."""
+"""What the tests share besides the fixtures: scripts run as a user runs them, logs, git, waiting, the study."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from server import WATCHDOG, Simulator
+from study import Study
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "eb_script_template.py"
 TODO_BLOCK = re.compile(r"(?<=    # TODO: ).*?(?=\n    # end of the TODO block)", re.DOTALL)
@@ -88,6 +89,31 @@ def run_script(path: Path, platform: Simulator | None, **variables: str) -> subp
     )
 
 
+def log_of(path: Path) -> str:
+    """What the log beside a script holds."""
+    return path.with_suffix(".log").read_bytes().decode("utf-8")
+
+
+def ran(template: Any, main: Callable[[], object]) -> tuple[int, str]:
+    """Run a script's main in this process; the exit code and the log."""
+    code = template.run(main)
+    [log] = Path.cwd().glob("*.log")
+    return code, log.read_bytes().decode("utf-8")
+
+
+def python(arguments: list[str], folder: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Python in a folder, without any EB_ variable."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment_for(None),
+        input=stdin,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=WATCHDOG,
+    )
+
+
 def summary_of(log: str) -> dict[str, dict[str, int]]:
     """The last summary table of a log: API function -> column -> figure."""
     messages = [line.split("MainThread", 1)[-1].strip() for line in log.splitlines()]
@@ -149,3 +175,33 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
+
+
+def study_of(platform: Simulator) -> Study:
+    """What the platform simulates, known without asking it."""
+    return Study(platform.options.centres, platform.options.patients, platform.options.seed)
+
+
+def all_inclusions(study: Study, centre: str) -> list[dict[str, Any]]:
+    """Every inclusion of a centre."""
+    whole = study.inclusions(centre, 1_000_000, 1)
+    assert whole is not None
+    return list(whole["data"])
+
+
+def patients_of(study: Study) -> list[str]:
+    """The ids of all patients."""
+    return [
+        inclusion["patientId"]
+        for organization in study.organizations
+        for inclusion in all_inclusions(study, organization["id"])
+    ]
+
+
+def a_tube(study: Study) -> str:
+    """A sample tube that occurs in a record."""
+    for record in map(study.record, patients_of(study)):
+        for visit in (record or {"visits": []})["visits"]:
+            for sample in visit.get("samples") or []:
+                return str(sample["tubeId"])
+    raise AssertionError("no patient has a sample")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helpers import OWN_CALLS, SUMMARY, Load, Start, answer, run_script, summary_of, wait_until
+import pytest
+from helpers import OWN_CALLS, SUMMARY, Load, Start, answer, log_of, ran, run_script, summary_of, wait_until
 from server import Simulator
 
 Script = Callable[..., Path]
@@ -57,6 +59,12 @@ def run_mixed_calls(
 
 def total(rows: dict[str, dict[str, int]], column: str) -> int:
     return sum(row[column] for row in rows.values())
+
+
+def table_of(log: str) -> dict[str, dict[str, int]]:
+    """The one table of a log: function -> column -> figure."""
+    assert log.count(" API function ") == 1
+    return summary_of(log)
 
 
 def test_calls_retries_and_failures_are_exact_under_60_threads_and_faults(simulator: Start, script: Script) -> None:
@@ -133,3 +141,68 @@ def test_a_run_without_calls_has_a_table_all_the_same(load: Load, tmp_path: Path
     template = load()
     assert template.run(print) == 2, "no address is set"
     assert summary_of(next(tmp_path.glob("*.log")).read_text(encoding="utf-8")) == {}
+
+
+def test_the_log_tells_who_ran_what_and_its_table_adds_up_to_what_the_platform_saw(
+    copy: Path, simulator: Start
+) -> None:
+    platform = simulator("--faults", "0.3", "--slow", "0", "--latency", "0.02")
+    edited = copy.read_text(encoding="utf-8").replace("WAIT_BEFORE_RETRY = 0.5 ", "WAIT_BEFORE_RETRY = 0.01 ")
+    copy.write_text(edited.replace("MAX_WAIT_BEFORE_RETRY = 60 ", "MAX_WAIT_BEFORE_RETRY = 1 "), encoding="utf-8")
+    done = run_script(copy, platform, EB_THREADS="7")
+    assert done.returncode == 0, done.stderr
+    log = log_of(copy)
+    version = re.search(r'^TEMPLATE_VERSION = "(.+?)"', edited, re.MULTILINE)
+    assert version
+    started = f" my_script started, template {version[1]}, Python {sys.version.split()[0]} on "
+    assert started in log.splitlines()[0]
+    assert f" user {platform.options.user}, 7 threads, services IAM, RC, GDD\n" in log
+    seen = platform.seen()["requests"]
+    table = table_of(log)
+    assert {name: row["calls"] + row["retries"] for name, row in table.items()} == {
+        "get_all_organizations": seen["organizations"],
+        "get_statistics": seen["statistics"],
+        "IAM_login": seen["login"],
+        "RC_config_token": seen["config_token"]
+        - table["GDD_config_token"]["calls"]
+        - table["GDD_config_token"]["retries"],
+        "GDD_config_token": seen["config_token"]
+        - table["RC_config_token"]["calls"]
+        - table["RC_config_token"]["retries"],
+        "search_inclusions_page": seen["search_inclusions"],
+    }
+    assert sum(row["retries"] for row in table.values()) == sum(
+        count for kind, count in platform.seen()["faults"].items() if kind != "slow"
+    )
+    for row in table.values():
+        assert row["failures"] == row["renewals"] == 0
+        assert row["p50"] <= row["p95"] <= row["max"]
+    assert table["get_statistics"]["p95"] >= 20, "durations are milliseconds, latency included"
+
+
+def test_the_table_counts_retries_renewals_and_failures(load: Load, simulator: Start) -> None:
+    platform = simulator()
+    template = load(platform, WAIT_BEFORE_RETRY=0.01, ERROR_MAX_RETRY=3)
+
+    def main() -> None:
+        platform.control(expire="RC")
+        centre = template.get_all_organizations()[0]["id"]
+        with pytest.raises(template.httpx.HTTPStatusError, match="404"):
+            template.get_record_by_patient("nobody")
+        platform.control(faults={"500": 1.0})
+        with pytest.raises(template.httpx.HTTPStatusError, match="500"):
+            template.get_statistics(centre)
+
+    code, log = ran(template, main)
+    assert code == 0
+    counts = {
+        name: [row[c] for c in ("calls", "retries", "renewals", "failures")] for name, row in table_of(log).items()
+    }
+    assert counts == {
+        "get_all_organizations": [1, 1, 1, 0],
+        "get_record_by_patient": [1, 0, 0, 1],
+        "get_statistics": [1, 2, 0, 1],
+        "IAM_login": [1, 0, 0, 0],
+        "RC_config_token": [1, 0, 0, 0],
+        "GDD_config_token": [1, 0, 0, 0],
+    }

@@ -14,7 +14,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from helpers import TEMPLATE, WATCHDOG, Load, Start, environment_for, run_script
+from helpers import TEMPLATE, WATCHDOG, Load, Start, a_tube, environment_for, patients_of, run_script
 from server import Simulator
 from study import Study
 
@@ -88,47 +88,14 @@ def written_by_the_author(template: Any, code: str) -> None:
     exec(dedent(code), vars(template))
 
 
-def study_of(platform: Simulator) -> Study:
-    """What the platform simulates, known without asking it."""
-    return Study(platform.options.centres, platform.options.patients, platform.options.seed)
-
-
 def in_order(values: Any) -> list[str]:
     """Results that came in any order, made comparable."""
     return sorted(map(repr, values))
 
 
-def all_inclusions(study: Study, centre: str) -> list[dict[str, Any]]:
-    whole = study.inclusions(centre, 1_000_000, 1)
-    assert whole is not None
-    return list(whole["data"])
-
-
-def patients_of(study: Study) -> list[str]:
-    return [
-        inclusion["patientId"]
-        for organization in study.organizations
-        for inclusion in all_inclusions(study, organization["id"])
-    ]
-
-
-def a_tube(study: Study) -> str:
-    """A sample tube that occurs in a record."""
-    for record in map(study.record, patients_of(study)):
-        for visit in (record or {"visits": []})["visits"]:
-            for sample in visit.get("samples") or []:
-                return str(sample["tubeId"])
-    raise AssertionError("no patient has a sample")
-
-
 @pytest.fixture
 def platform(simulator: Start) -> Simulator:
     return simulator()
-
-
-@pytest.fixture
-def study(platform: Simulator) -> Study:
-    return study_of(platform)
 
 
 @pytest.fixture
@@ -256,56 +223,6 @@ def test_nested_values_of_a_record(template: Any, study: Study) -> None:
             [exam["type"] for visit in record["visits"] for exam in visit["exams"]],
             record.get("withdrawal", {"reason": "none"})["reason"],
         ]
-
-
-def test_every_function_of_the_table_returns_what_the_platform_holds(template: Any, study: Study) -> None:
-    assert template.get_all_organizations() == study.organizations
-    for organization in study.organizations:
-        centre = organization["id"]
-        assert template.get_statistics(centre) == study.statistics(centre)
-        for page in (1, 2):
-            whole = study.inclusions(centre, 3, page)
-            assert whole is not None
-            assert template.search_inclusions(centre, 3, page) == whole["data"]
-        assert template.get_all_inclusions(centre) == all_inclusions(study, centre)
-    patient, tube = patients_of(study)[0], a_tube(study)
-    assert template.get_record_by_patient(patient) == study.record(patient)
-    assert template.get_surveys(patient) == study.surveys(patient)
-    assert template.get_request_by_tube(tube) == study.request(tube)
-
-
-def test_an_empty_centre_has_no_inclusions(simulator: Start, load: Load) -> None:
-    template = load(simulator("--patients", "0"))
-    template.login()
-    for organization in template.get_all_organizations():
-        assert template.get_all_inclusions(organization["id"]) == []
-        assert template.search_inclusions(organization["id"], 1000, 1) == []
-
-
-def test_all_inclusions_come_from_as_many_pages_as_it_takes(simulator: Start, load: Load) -> None:
-    platform = simulator("--centres", "1", "--patients", "2001")
-    template, study = load(platform), study_of(platform)
-    template.login()
-    centre = study.organizations[0]["id"]
-    assert template.get_all_inclusions(centre) == all_inclusions(study, centre)
-    assert 2 <= platform.seen()["requests"]["search_inclusions"] <= 4
-
-
-def test_a_platform_that_caps_the_page_size_loses_no_inclusion(
-    template: Any, study: Study, platform: Simulator
-) -> None:
-    platform.control(page_cap=4)
-    for organization in study.organizations:
-        assert template.get_all_inclusions(organization["id"]) == all_inclusions(study, organization["id"])
-
-
-def test_an_id_with_reserved_characters_reaches_the_platform_as_it_is(template: Any, platform: Simulator) -> None:
-    for call in (template.get_request_by_tube, template.get_statistics, template.get_record_by_patient):
-        with pytest.raises(template.httpx.HTTPStatusError, match="404") as refused:
-            call("a b&c=d/é?#%2F")
-        assert str(refused.value.request.url).endswith(
-            ("a%20b%26c%3Dd%2F%C3%A9%3F%23%252F", "a+b%26c%3Dd%2F%C3%A9%3F%23%252F")
-        )
 
 
 def test_tokens_hold_the_current_ones_after_a_renewal(template: Any, platform: Simulator) -> None:

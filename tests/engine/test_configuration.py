@@ -1,0 +1,266 @@
+"""Constants, variables, addresses: what is wrong is named with its value and the fix, and nothing is sent there."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Load, Start, ran, run_script
+from server import Simulator
+
+Script = Callable[..., Path]
+
+ADDRESS = "http://127.0.0.1:9"  # nothing is sent there
+UNENCRYPTED = "would send password and tokens unencrypted: use https://"
+PLACEHOLDER = "is a placeholder"
+NO_ADDRESS = "is no https:// address"
+
+
+@pytest.fixture
+def configured(load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Import the template with variables that are all right, but for those given: `configured(EB_THREADS="0")`."""
+
+    def import_template(constants: dict[str, object] | None = None, **variables: str) -> Any:
+        urls = {f"EB_{service}_URL": ADDRESS for service in ("IAM", "RC", "GDD")}
+        for name, value in {**urls, "EB_USER_NAME": "someone", "EB_PASSWORD": "Xq7-something", **variables}.items():
+            monkeypatch.setenv(name, value)
+        return load(**{"ERROR_MAX_RETRY": 1, **(constants or {})})
+
+    return import_template
+
+
+def configuration_error(template: Any, capfd: pytest.CaptureFixture[str]) -> str:
+    """The one line on the terminal, and in the log, of a run that its configuration prevents; without its name."""
+    code, log = ran(template, lambda: print("the script ran"))
+    out, err = capfd.readouterr()
+    assert (code, out) == (2, "")
+    line = re.fullmatch(r"[\w.]+: ([^\n]+)\n", err)
+    assert line, err
+    assert line[1] in log
+    assert "Traceback" not in log
+    return line[1]
+
+
+def test_without_configuration_one_line_says_what_to_set_and_how_to_try_it(copy: Path) -> None:
+    done = run_script(copy, None)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"my_script: [^\n]+\n", done.stderr)
+    assert set(re.findall(r"EB_\w+", done.stderr)) == {"EB_IAM_URL", "EB_RC_URL", "EB_GDD_URL"}
+    assert "python tests/sandbox.py my_script.py" in done.stderr
+
+
+@pytest.mark.parametrize("value", [0, -1, "x", "20", None, float("nan"), float("inf"), [5]])
+@pytest.mark.parametrize("name", ["MAX_THREADS", "SUBTASKS_POOL_SIZE", "ERROR_MAX_RETRY", "API_TIMEOUT"])
+def test_a_constant_that_cannot_work_is_named_with_its_value_and_the_fix(
+    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], name: str, value: object
+) -> None:
+    line = configuration_error(configured({name: value}), capfd)
+    assert line.startswith(f"{name} = {value!r}: ")
+
+
+@pytest.mark.parametrize("value", [-1, "x", None, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["WAIT_BEFORE_RETRY", "MAX_WAIT_BEFORE_RETRY"])
+def test_a_wait_that_cannot_work_is_named_with_its_value_and_the_fix(
+    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], name: str, value: object
+) -> None:
+    line = configuration_error(configured({name: value}), capfd)
+    assert line.startswith(f"{name} = {value!r}: ")
+
+
+@pytest.mark.parametrize("name", ["MAX_THREADS", "SUBTASKS_POOL_SIZE", "ERROR_MAX_RETRY"])
+def test_half_a_thread_or_attempt_is_named_with_its_value_and_the_fix(
+    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert configuration_error(configured({name: 2.5}), capfd) == f"{name} = 2.5: give a whole number, 1 or more"
+
+
+@pytest.mark.parametrize("value", ["DEBUG", None, float("nan")])
+def test_a_log_level_that_is_no_number_is_named_with_its_value_and_the_fix(
+    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], value: object
+) -> None:
+    line = configuration_error(configured({"LOG_LEVEL": value}), capfd)
+    assert f"LOG_LEVEL = {value!r}" in line
+
+
+@pytest.mark.parametrize("value", ["0", "21", "-3", "2.5", "many", "\uff11", "1e1", "1\n2", "9" * 400])
+def test_a_wrong_number_of_threads_is_named_with_its_range(
+    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], value: str
+) -> None:
+    line = configuration_error(configured(EB_THREADS=value), capfd)
+    assert line.startswith(f"EB_THREADS = {value!r}: ")
+    assert "from 1 to 20" in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://rc.endobest.example",
+        "http://rc.hospital.fr",
+        "http://localhost.hospital.fr",
+        "ftp://rc.hospital.fr",
+        "rc.hospital.fr",
+        "https://",
+        "https://rc.hospital.fr:port",
+        "https://[::1",
+    ],
+)
+def test_an_address_that_cannot_be_used_is_named_with_the_variable_to_set(
+    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], url: str
+) -> None:
+    line = configuration_error(configured(EB_RC_URL=url), capfd)
+    assert re.findall(r"EB_\w+", line) == ["EB_RC_URL"]
+    assert repr(url) in line
+
+
+def test_an_empty_password_is_said_with_the_variable_to_set(
+    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "EB_PASSWORD" in configuration_error(configured(EB_PASSWORD=""), capfd)
+
+
+def test_without_iam_the_line_says_to_put_it_back(
+    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    template = configured()
+    del template.MICROSERVICES["IAM"]
+    assert re.search(r"MICROSERVICES .*IAM.*put", configuration_error(template, capfd))
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_certificates_that_cannot_be_read_are_named_with_their_variable(
+    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content:
+        file.write_text(content, encoding="utf-8")
+    line = configuration_error(configured(SSL_CERT_FILE=str(file)), capfd)
+    assert line.startswith(f"SSL_CERT_FILE = {str(file)!r}: ")
+
+
+# ------------------------------------------------------------------------------------------------ where nothing is sent
+
+
+@pytest.fixture
+def listener() -> Iterator[tuple[int, list[bytes]]]:
+    """A port of this machine, and what arrives there; a connection without a byte counts as well."""
+    arrived: list[bytes] = []
+    ended = threading.Event()
+
+    def listen() -> None:
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                if ended.is_set():
+                    return
+                arrived.append(connection.recv(1000))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=listen)
+        thread.start()
+        yield server.getsockname()[1], arrived
+        ended.set()
+        socket.create_connection(server.getsockname()).close()
+        thread.join()
+
+
+@pytest.fixture
+def overheard(listener: tuple[int, list[bytes]], load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Let every way out end at the listener, and import the template: `overheard(EB_RC_URL="http://...")`."""
+    port = listener[0]
+    monkeypatch.setenv("EB_PASSWORD", "for nobody")
+    for service in ("IAM", "RC", "GDD"):
+        monkeypatch.setenv(f"EB_{service}_URL", f"http://127.0.0.1:{port}")
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+    def import_template(**addresses: str) -> Any:
+        for variable, address in addresses.items():
+            monkeypatch.setenv(variable, address.replace("PORT", str(port)))
+        return load(ERROR_MAX_RETRY=1)
+
+    return import_template
+
+
+@pytest.mark.parametrize("variable", ["EB_IAM_URL", "EB_RC_URL", "EB_GDD_URL"])
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("http://rc.hospital.test", UNENCRYPTED),
+        ("HTTP://rc.hospital.test:443", UNENCRYPTED),
+        ("http://localhost.hospital.test", UNENCRYPTED),
+        ("http://127.0.0.1.hospital.test", UNENCRYPTED),
+        ("http://127.0.0.1@hospital.test", UNENCRYPTED),
+        ("http://0.0.0.0:PORT", UNENCRYPTED),
+        ("http://2130706433:PORT", UNENCRYPTED),
+        ("http://[::ffff:127.0.0.1]:PORT", UNENCRYPTED),
+        ("https://rc.endobest.example", PLACEHOLDER),
+        ("https://RC.ENDOBEST.EXAMPLE:443/v1", PLACEHOLDER),
+        ("http://rc.endobest.example", PLACEHOLDER),
+        ("ftp://127.0.0.1:PORT", NO_ADDRESS),
+        ("rc.hospital.test", NO_ADDRESS),
+        ("//127.0.0.1:PORT", NO_ADDRESS),
+        ("https://", NO_ADDRESS),
+        ("https://rc.hospital.test:port", NO_ADDRESS),
+        ("https://rc.hospital.test\n", NO_ADDRESS),
+    ],
+)
+def test_an_address_that_is_unsafe_or_none_is_named_and_refused_before_a_byte_is_sent(
+    listener: tuple[int, list[bytes]], overheard: Callable[..., Any], variable: str, address: str, problem: str
+) -> None:
+    module = overheard(**{variable: address})
+    with pytest.raises(module.ConfigurationError) as caught:
+        module.login()
+    shown = repr(address.replace("PORT", str(listener[0])))
+    assert str(caught.value).startswith(f"set {variable} ({shown} {problem}); ")
+    assert listener[1] == []
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:PORT", "http://localhost:PORT/", "https://iam.hospital.test"])
+def test_the_listener_hears_a_login_that_is_not_refused(
+    listener: tuple[int, list[bytes]], overheard: Callable[..., Any], address: str
+) -> None:
+    module = overheard(EB_IAM_URL=address)
+    with pytest.raises(module.LoginError):
+        module.login()
+    assert listener[1][0].startswith((b"POST /api/auth/ziwig-pro/login", b"CONNECT iam.hospital.test:443"))
+
+
+def test_what_is_sent_to_this_machine_takes_no_proxy(
+    listener: tuple[int, list[bytes]], overheard: Callable[..., Any], platform: Simulator
+) -> None:
+    module = overheard(**{name: value for name, value in platform.environment().items() if name.startswith("EB_")})
+    module.login()
+    assert len(module.get_all_organizations()) == 5
+    assert listener[1] == []
+
+
+def test_a_refused_address_ends_the_script_with_exit_code_2_and_one_line(script: Script) -> None:
+    secure = dict.fromkeys(("EB_IAM_URL", "EB_RC_URL"), "https://platform.hospital.test")
+    path = script('print("never here")')
+    finished = run_script(path, None, **secure, EB_GDD_URL="http://platform.hospital.test", EB_PASSWORD="x")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert re.fullmatch(rf"my_script: set EB_GDD_URL \('http://\S+' {UNENCRYPTED}\); .+\n", finished.stderr)
+
+
+def test_a_login_in_an_address_is_not_written(script: Script) -> None:
+    path = script('print("never here")')
+    finished = run_script(path, None, EB_IAM_URL="https://me:let@me-in@iam.endobest.example", EB_PASSWORD="x")
+    assert re.match(r"my_script: set EB_IAM_URL \('https://\*\*\*@iam.endobest.example' is a pl", finished.stderr)
+    assert "me-in" not in finished.stderr + path.with_suffix(".log").read_text(encoding="utf-8")
+
+
+def test_a_service_that_the_simulated_platform_does_not_have_is_not_reached_from_the_sandbox(
+    script: Script, simulator: Start
+) -> None:
+    own = '"LAB": {"app_id": "", "base_url": "https://lab.hospital.test", "endpoints": {"config_token": "/token"}},'
+    path = script('print("never here")', edits={'    "GDD": {\n': f'    {own}\n    "GDD": {{\n'}, ERROR_MAX_RETRY=1)
+    finished = run_script(path, simulator())
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert finished.stderr.startswith("my_script: LAB config_token: ProxyError: ")

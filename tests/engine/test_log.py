@@ -1,0 +1,223 @@
+"""The log: its name, its file, its lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import TEMPLATE, Load, Start, log_of, python, ran, run_script
+from server import Simulator
+
+Script = Callable[..., Path]
+FORGERY = "innocent\r\n2026-01-01 00:00:00,000 CRITICAL MainThread   forged\x1b[2J\x85\u2028forged"
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ +\S+ +\S.*|    .*")
+posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no file modes")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# ------------------------------------------------------------------------------------------------------------- its name
+
+
+def name_as_script(folder: Path) -> list[str]:
+    return ["my_script.py"]
+
+
+def name_as_package(folder: Path) -> list[str]:
+    (folder / "my_package").mkdir()
+    shutil.move(folder / "my_script.py", folder / "my_package" / "__main__.py")
+    return ["-m", "my_package"]
+
+
+def name_as_module(folder: Path) -> list[str]:
+    return ["-m", "my_script"]
+
+
+def name_as_command(folder: Path) -> list[str]:
+    return ["-c", "import my_script, sys; sys.exit(my_script.run(my_script.main))"]
+
+
+def name_as_folder(folder: Path) -> list[str]:
+    name_as_package(folder)
+    return ["my_package"]
+
+
+def name_as_dotted_script(folder: Path) -> list[str]:
+    shutil.move(folder / "my_script.py", folder / "export.v2.py")
+    return ["export.v2.py"]
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (name_as_script, "my_script"),
+        (name_as_package, "my_package"),
+        (name_as_module, "my_script"),
+        (name_as_folder, "my_package"),
+        (name_as_command, "my_script"),
+        (name_as_dotted_script, "export.v2"),
+    ],
+)
+def test_the_log_is_named_after_what_python_was_started_with(
+    copy: Path, start: Callable[..., list[str]], name: str
+) -> None:
+    done = python(start(copy.parent), copy.parent)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{name}: ")
+    assert [path.name for path in copy.parent.glob("*.log")] == [f"{name}.log"]
+
+
+def test_a_script_from_standard_input_has_a_log_as_well(tmp_path: Path) -> None:
+    done = python(["-"], tmp_path, stdin=TEMPLATE.read_text(encoding="utf-8"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("stdin: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["stdin.log"]
+
+
+# ------------------------------------------------------------------------------------------------------------- its file
+
+
+def test_a_log_that_cannot_be_written_is_one_line(copy: Path, simulator: Start) -> None:
+    copy.with_suffix(".log").mkdir()
+    platform = simulator()
+    done = run_script(copy, platform)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"my_script: my_script\.log cannot be written [^\n]+\n", done.stderr)
+    assert sum(platform.seen()["requests"].values()) == 0
+
+
+def test_the_log_is_appended_to(copy: Path) -> None:
+    run_script(copy, None)
+    first = log_of(copy)
+    run_script(copy, None)
+    assert log_of(copy).startswith(first)
+    assert log_of(copy).count(" my_script started, ") == 2
+
+
+@posix
+def test_the_log_is_for_its_owner_alone_even_if_an_older_one_was_not(copy: Path) -> None:
+    log = copy.with_suffix(".log")
+    run_script(copy, None)
+    assert mode(log) == 0o600
+    log.write_text("from before\n", encoding="utf-8")
+    log.chmod(0o644)
+    run_script(copy, None)
+    assert mode(log) == 0o600
+    assert log_of(copy).startswith("from before\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
+@pytest.mark.parametrize("older", [False, True])
+def test_the_log_is_readable_by_its_owner_alone(platform: Simulator, script: Script, older: bool) -> None:
+    path = script("os.umask(0)")
+    log = path.with_suffix(".log")
+    if older:
+        log.write_text("from an older run\n")
+        log.chmod(0o666)
+    assert run_script(path, platform).returncode == 0
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert log.read_text(encoding="utf-8").startswith("from an older run") is older
+
+
+def test_rotation_bounds_the_size_and_keeps_others_out(copy: Path) -> None:
+    log = copy.with_suffix(".log")
+    for number in range(1, 6):
+        Path(f"{log}.{number}").write_text(f"number {number}", encoding="utf-8")
+    with log.open("wb") as file:
+        file.truncate(10_000_000)
+    if os.name == "posix":
+        log.chmod(0o644)
+    run_script(copy, None)
+    assert log.stat().st_size < 10_000
+    assert Path(f"{log}.1").stat().st_size == 10_000_000
+    kept = [Path(f"{log}.{number}").read_text(encoding="utf-8") for number in range(2, 6)]
+    assert kept == [f"number {number}" for number in range(1, 5)]
+    assert len(list(copy.parent.glob("my_script.log*"))) == 6
+    if os.name == "posix":
+        assert (mode(log), mode(Path(f"{log}.1"))) == (0o600, 0o600)
+
+
+# ------------------------------------------------------------------------------------------------------------ its lines
+
+
+def test_at_debug_every_attempt_is_a_line_with_function_attempt_status_duration_and_thread(
+    load: Load, simulator: Start
+) -> None:
+    platform = simulator()
+    template = load(platform, WAIT_BEFORE_RETRY=0.01, ERROR_MAX_RETRY=2, LOG_LEVEL=logging.DEBUG)
+
+    def main() -> None:
+        centres = [organization["id"] for organization in template.get_all_organizations()]
+        platform.control(faults={"503": 1.0})
+        assert len(list(template.run_parallel(template.get_statistics, centres, return_exceptions=True))) == len(
+            centres
+        )
+
+    _, log = ran(template, main)
+    attempt = r"DEBUG +(\S+) +(\w+) attempt (\d+): (.+?) in \d+\.\d{3} s"
+    lines = [line.groups() for line in re.finditer(attempt, log)]
+    assert [line for line in lines if line[1] == "get_all_organizations"] == [
+        ("MainThread", "get_all_organizations", "1", "ok")
+    ]
+    statistics = [line for line in lines if line[1] == "get_statistics"]
+    assert len(statistics) == platform.seen()["requests"]["statistics"] == 2 * platform.options.centres
+    assert {(number, status) for _, _, number, status in statistics} == {("1", "HTTP 503"), ("2", "HTTP 503")}
+    assert all(re.fullmatch(r"main_\d+", thread) for thread, *_ in statistics)
+
+
+def test_at_info_there_is_no_line_per_call(copy: Path, simulator: Start) -> None:
+    run_script(copy, simulator())
+    assert len(log_of(copy).splitlines()) < 12
+
+
+def test_no_message_can_forge_a_line_of_the_log_or_of_the_terminal(script: Script, simulator: Start) -> None:
+    platform = simulator()
+    body = b64encode(json.dumps([{"id": "1", "name": FORGERY}]).encode()).decode()
+    platform.control(answer={"organizations": {"status": 200, "content_type": "application/json", "body_base64": body}})
+    path = script(
+        """
+        name = get_all_organizations()[0]["name"]
+        logging.info("%s", name)
+        logging.getLogger(name).error("Aménorrhée, 3 µg/L: %s", name)
+        threading.current_thread().name = name
+        try:
+            raise ValueError(name)
+        except ValueError:
+            logging.critical(name, exc_info=True)
+
+        def fail(item):
+            raise KeyError(item)
+
+        list(run_parallel(fail, [name]))
+        """,
+        # The author's own handler formats each record before the log does.
+        edits={"\nif __name__ ==": "\nlogging.basicConfig(stream=io.StringIO())\n\nif __name__ =="},
+    )
+    done = run_script(path, platform)
+    assert done.returncode == 1
+    log = log_of(path)
+    assert "Aménorrhée, 3 µg/L: innocent\\r\\n2026" in log
+    lines = re.split(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", log.rstrip("\n"))
+    assert [line for line in lines if not LOG_LINE.fullmatch(line)] == []
+    assert [line for line in lines if line.startswith("2026-01-01")] == []
+    assert "\x1b" not in log + done.stderr
+    assert all(line.startswith(("innocent", "Amén", "my_script", "failed on")) for line in done.stderr.splitlines())
+
+
+def test_a_lone_surrogate_does_not_break_log_or_run(script: Script, simulator: Start) -> None:
+    path = script('logging.error("half a character: \\ud83d, whole: é")\nraise ValueError("\\udcff")')
+    done = run_script(path, simulator())
+    assert done.returncode == 1
+    assert "half a character: \\ud83d, whole: é" in log_of(path)
+    assert "Logging error" not in done.stderr
+    assert len(done.stderr.splitlines()) == 2
