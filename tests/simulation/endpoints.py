@@ -62,8 +62,11 @@ async def search_inclusions(platform: Platform, request: Request) -> Response:
 
 
 async def record_by_patient(platform: Platform, request: Request) -> Response:
-    """Return a patient's record."""
-    return _found(platform.study.record(request.query_params.get("patient", "")), "patient")
+    """Return a patient's record, unless it is one of those that always fail."""
+    patient = request.query_params.get("patient", "")
+    if patient in platform.failing:
+        raise HTTPException(500, "the record of this patient fails for good (simulated)")
+    return _found(platform.study.record(patient), "patient")
 
 
 async def surveys(platform: Platform, request: Request) -> Response:
@@ -86,6 +89,13 @@ async def create(platform: Platform, request: Request) -> Response:
 async def echo(platform: Platform, request: Request) -> Response:
     """Return the number that was sent, as cheaply as can be."""
     return JSONResponse({"n": request.path_params["n"]})
+
+
+async def unknown(platform: Platform, request: Request) -> Response:
+    """Say that the simulation ends here."""
+    call = f"{request.method} {request.url.path}"
+    platform.seen.unknown[call] += 1
+    raise HTTPException(404, f"the sandbox has no endpoint {call}")
 
 
 def require_token(platform: Platform, service: str, request: Request) -> None:

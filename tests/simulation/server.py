@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any, cast
 
 from faults import KINDS, combined, kind_and_rate, rate
 
+SERVICES = ("IAM", "RC", "GDD")
+UNKNOWN = "no such endpoint"  # the name under which calls of anything else are counted
 SIMULATOR = Path(__file__).resolve().with_name("simulator.py")
 WATCHDOG = 600  # seconds; what takes longer hangs
 STOP_LIMIT = 5  # seconds for the process to end before it is killed
@@ -36,6 +39,14 @@ def add_options(parser: argparse.ArgumentParser, latency: float = 0.0) -> None:
     add("--faults", type=rate, default=0.0, metavar="RATE", help="share of faulty calls, 0 to 1, all kinds evenly")
     add("--fault", type=kind_and_rate, action="append", default=[], metavar="KIND=RATE", help=", ".join(KINDS))
     add("--slow", type=_number(float, 0), default=1.0, metavar="SECONDS", help="delay by the fault slow; default: 1")
+    add("--failing", type=_number(int, 0), default=0, metavar="N", help="patients whose record answers 500 for good")
+    add(
+        "--service",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="one more service: sessions, and 404 for the rest",
+    )
     add("--user", default="investigatrice@sandbox.example", metavar="NAME", help="default: %(default)s")
     add("--password", default="Xq7-simulated-Zw3", help="default: %(default)s")
     add("--certfile", metavar="FILE", help="serve https with this certificate")
@@ -43,12 +54,14 @@ def add_options(parser: argparse.ArgumentParser, latency: float = 0.0) -> None:
 
 
 def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line and check the fault rates together, as `rates`."""
+    """Parse a command line and check what hangs together; the fault rates are in `rates`."""
     options = parser.parse_args(arguments)
     try:
         options.rates = combined(options.faults, options.fault)
     except ValueError as wrong:
         parser.error(str(wrong))
+    if options.failing > options.patients:
+        parser.error(f"--failing {options.failing} is more than --patients {options.patients}")
     return options
 
 
@@ -96,13 +109,17 @@ class Simulator:
             self._process.communicate()
         sys.stderr.write(self._complaints())
 
-    def environment(self) -> dict[str, str]:
+    def address(self, service: str) -> str:
+        """Return the address of a service."""
+        return f"{self.url}/{urllib.parse.quote(service.lower(), safe='')}"
+
+    def environment(self, threads: str = THREADS) -> dict[str, str]:
         """Return the variables that make a script use this platform, without a proxy, and let nothing else out."""
         return {
-            **{f"EB_{service}_URL": f"{self.url}/{service.lower()}" for service in ("IAM", "RC", "GDD")},
+            **{f"EB_{service}_URL": self.address(service) for service in (*SERVICES, *self.options.service)},
             "EB_USER_NAME": self.options.user,
             "EB_PASSWORD": self.options.password,
-            "EB_THREADS": os.environ.get("EB_THREADS", THREADS),
+            "EB_THREADS": os.environ.get("EB_THREADS", threads),
             **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
             **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), self.url),  # which refuses to pass anything on
         }

@@ -1,4 +1,4 @@
-"""The simulated platform: IAM, RC and GDD under /iam, /rc and /gdd of one loopback port.
+"""The simulated platform: IAM, RC and GDD, and any --service, under /iam, /rc, /gdd, … of one loopback port.
 
 `python tests/simulation/simulator.py [options]` prints {"url": "http://127.0.0.1:PORT"} when it listens, and ends when
 its standard input is closed, so that it never outlives whoever started it. Tests watch and steer it under /_sandbox.
@@ -21,9 +21,9 @@ import endpoints
 import uvicorn
 from faults import REFUSED
 from responses import error, refusal, spoiled, transport_of
-from server import add_options, parse_options
+from server import UNKNOWN, add_options, parse_options
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import Receive, Scope, Send
@@ -58,12 +58,15 @@ class Call:
         self.service = service
         self.endpoint = endpoint
         self.handler = handler
-        self.is_data = endpoint not in ("login", "config_token", "refresh_token")
+        self.is_data = endpoint not in ("login", "config_token", "refresh_token", UNKNOWN)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one call."""
         with self.platform.counted(self.service, self.endpoint, transport_of(send)):
-            response = await self._response(Request(scope, receive))
+            try:
+                response = await self._response(Request(scope, receive))
+            except ClientDisconnect:  # a killed script waits for no answer
+                return
             await response(scope, receive, send)
 
     async def _response(self, request: Request) -> Response:
@@ -101,18 +104,20 @@ class Call:
 
 def application(platform: Platform) -> Router:
     """Return the ASGI app; a bare router, because middleware would hide uvicorn's `send` from the calls."""
-    login = Route("/iam/api/auth/ziwig-pro/login", Call(platform, "IAM", "login", endpoints.login), methods=["POST"])
-    services = [Mount(f"/{service.lower()}", routes=_service(platform, service)) for service in DATA_ENDPOINTS]
-    return Router([*services, login, Mount("/_sandbox", routes=_controls(platform))])
+    services = [Mount(f"/{service.lower()}", routes=_service(platform, service)) for service in platform.sessions]
+    return Router([*services, Mount("/_sandbox", routes=_controls(platform))])
 
 
 def _service(platform: Platform, service: str) -> list[Route]:
-    rows: list[tuple[str, str, str, Handler]] = [
-        *DATA_ENDPOINTS[service],
+    tokens: list[tuple[str, str, str, Handler]] = [
         ("config_token", "POST", "/api/auth/config-token", partial(endpoints.config_token, service)),
         ("refresh_token", "POST", "/api/auth/refreshToken", partial(endpoints.refresh_token, service)),
     ]
-    return [Route(path, Call(platform, service, key, handler), methods=[method]) for key, method, path, handler in rows]
+    if service == "IAM":
+        tokens = [("login", "POST", "/api/auth/ziwig-pro/login", endpoints.login)]
+    rows = [*DATA_ENDPOINTS.get(service, ()), *tokens]
+    known = [Route(path, Call(platform, service, key, do), methods=[method]) for key, method, path, do in rows]
+    return [*known, Route("/{path:path}", Call(platform, service, UNKNOWN, endpoints.unknown))]
 
 
 def _controls(platform: Platform) -> list[Route]:

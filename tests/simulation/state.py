@@ -14,11 +14,10 @@ from typing import Any
 from weakref import WeakSet
 
 from faults import KINDS, Faults, checked
+from server import SERVICES
 from sessions import Sessions
 from starlette.responses import Response
 from study import Study
-
-SERVICES = ("IAM", "RC", "GDD")
 
 
 def _verdicts() -> Counter[str]:
@@ -27,7 +26,7 @@ def _verdicts() -> Counter[str]:
 
 @dataclass
 class Seen:
-    """Everything that is counted; each request is in `answers` or in `faults`, never in both."""
+    """Everything that is counted; a request is in `answers` or in `faults`, in neither if its caller went away."""
 
     requests: Counter[str] = field(default_factory=Counter)
     services: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(SERVICES, 0)))
@@ -37,6 +36,7 @@ class Seen:
     configurations: Counter[str] = field(default_factory=_verdicts)
     refreshes: Counter[str] = field(default_factory=_verdicts)
     creations: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
     peak_concurrency: int = 0
     connections: int = 0
 
@@ -61,7 +61,9 @@ class Platform:
     def __init__(self, options: Namespace, endpoints: tuple[str, ...]) -> None:
         self.study = Study(options.centres, options.patients, options.seed)
         self.user_id = "6f0c2f0e-0000-4000-8000-000000000001"
-        lifetimes = {"IAM": options.iam_token_lifetime, "RC": options.token_lifetime, "GDD": options.token_lifetime}
+        self.failing = self.study.some_patients(options.failing)
+        lifetimes = dict.fromkeys((*SERVICES, *options.service), options.token_lifetime)
+        lifetimes["IAM"] = options.iam_token_lifetime
         self.sessions = {service: Sessions(lifetime) for service, lifetime in lifetimes.items()}
         self.conditions = Conditions(options.user, options.password, options.latency, slow=options.slow)
         self.faults = Faults(options.rates, options.seed)

@@ -108,6 +108,10 @@ class Study:
             record["withdrawal"] = {"reason": rng.choice(REASONS), "requestedByPatient": rng.random() < 0.5}
         return record
 
+    def some_patients(self, count: int) -> set[str]:
+        """Return some patients, chosen by the seed."""
+        return set(self._rng("some patients").sample(list(self._patients), count))
+
     def surveys(self, patient_id: str) -> list[Json]:
         """Return the questionnaires that a patient was given, with her answers."""
         if patient_id not in self._patients:
