@@ -1,6 +1,6 @@
 """Run a script against a simulated platform: python3 tests/sandbox.py [options] [script [its arguments]].
 
-Without a script it runs the template itself. The script runs as it is, in the current folder, with the EB_* variables
+Without a script it runs the template itself. The script runs as it is, in a folder of its own, with the EB_* variables
 set so that it reaches nothing but the simulation. What the simulation saw is told at the end.
 """
 
@@ -9,17 +9,21 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "simulation"))
 
 from environment import TESTS, environment_python, stop
-from server import Simulator, add_options, parse_options
+from script_source import Facts, read
+from server import SERVICES, UNKNOWN, Simulator, add_options, parse_options
 
 TEMPLATE = TESTS.parent / "eb_script_template.py"
 LATENCY = 0.2  # seconds per call unless the command line says otherwise: about what a platform takes, and bars show
@@ -35,47 +39,118 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def main() -> int:
-    """Run the script and return its exit code."""
-    command = script_and_arguments()
-    options = sys.argv[1 : len(sys.argv) - len(command)]
-    script = Path(command[0] if command else TEMPLATE)
-    if not script.is_file():
-        stop(f"there is no script {script}")
-    python = environment_python("simulation/requirements.txt")
+    """Do what the command line says and return the exit code."""
+    options = parse_options(sandbox_parser())
+    if options.stay and options.script:
+        stop(f"--stay takes no script: start {options.script[0]} yourself, with the variables that --stay prints")
     try:
-        with Simulator(python, "--latency", str(LATENCY), *options) as simulator:
-            say(headline(simulator))
-            code = run([interpreter(python), str(script), *command[1:]], simulator.environment())
-            say("\n" + "\n".join(table(simulator.seen())))
+        return stay(options) if options.stay else run(options)
     except (RuntimeError, OSError) as error:
         say(f"Sandbox: {error}")
         return 1
-    return code
 
 
-def script_and_arguments() -> list[str]:
-    """Check the command line and return what follows the sandbox's own options."""
+def sandbox_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
     parser = OneLineParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--here", action="store_true", help="run in the current folder, not in {script_name}.sandbox")
+    parser.add_argument("--stay", action="store_true", help="run no script; print the variables to set, until Ctrl-C")
     add_options(parser, LATENCY)
     parser.add_argument("script", nargs=argparse.REMAINDER, help="the script to run, with its arguments")
-    command: list[str] = parse_options(parser).script
-    return command
+    return parser
 
 
-def interpreter(prepared: Path) -> str:
-    """Return the calling interpreter if it can run the script, so that its other packages are there; else our own."""
-    own = all(importlib.util.find_spec(package) for package in ("httpx", "tqdm"))
-    return sys.executable if own else str(prepared)
+def stay(options: argparse.Namespace) -> int:
+    """Keep the platform up for scripts that are started elsewhere."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with platform(options) as simulator, suppress(KeyboardInterrupt):
+        print("\n".join(assignments(simulator.environment(""), os.name == "nt")), flush=True)
+        say("Sandbox: set these variables where your script or notebook starts; Ctrl-C ends the platform")
+        while True:
+            time.sleep(1)  # Windows hears Ctrl-C in a sleep, but not in a wait for an event
+    return 0
 
 
-def run(command: list[str], variables: dict[str, str]) -> int:
+def assignments(variables: dict[str, str], windows: bool) -> Iterator[str]:
+    """Yield the lines that set variables, in PowerShell or in a POSIX shell; empty ones are left out."""
+    for name, value in variables.items():
+        if value and windows:
+            yield f"$env:{name} = '" + value.replace("'", "''") + "'"
+        elif value:
+            yield f"export {name}={shlex.quote(value)}"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the script and return its exit code."""
+    script = Path(options.script[0] if options.script else TEMPLATE)
+    facts = checked_facts(script)
+    folder = Path() if options.here else own_folder(script)
+    python, clause = interpreter()
+    with platform(options, facts.services) as simulator:
+        where = "this folder" if options.here else f"{folder} (--here: in this folder)"
+        say(f"Sandbox: runs in {where}{clause}")
+        return execute([python, str(script.absolute()), *options.script[1:]], folder, variables(simulator, facts))
+
+
+def checked_facts(script: Path) -> Facts:
+    """Return what the script says of itself; end if it cannot be led into the sandbox."""
+    if not script.is_file():
+        stop(f"there is no script {script}")
+    facts = read(script)
+    for service, line in facts.fixed.items():
+        fix = f'write os.environ.get("EB_{service}_URL") or "https://..." there'
+        stop(f"{script.name}, line {line}: the address of {service} is fixed, and nothing leaves the sandbox; {fix}")
+    return facts
+
+
+def own_folder(script: Path) -> Path:
+    """Make the folder that keeps simulated results apart from real ones."""
+    folder = Path(f"{script.stem}.sandbox")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        stop(f"{folder} cannot be made ({error.strerror}): start the sandbox in another folder, or with --here")
+    return folder
+
+
+def interpreter() -> tuple[str, str]:
+    """Return the interpreter for the script, and a clause: the calling one, for its other packages, if it can do it."""
+    for package in ("httpx", "tqdm"):
+        if not importlib.util.find_spec(package):
+            ours = environment_python("simulation/requirements.txt")
+            home = ours.parent.parent.relative_to(TESTS.parent).as_posix()
+            return str(ours), f", by {home} as your Python has no {package}"
+    return sys.executable, ""
+
+
+def variables(simulator: Simulator, facts: Facts) -> dict[str, str]:
+    """Return what leads this script to the platform; a script that does not say its MAX_THREADS chooses by itself."""
+    threads = "" if facts.max_threads is None else str(facts.max_threads)
+    own = {variable: simulator.address(service) for variable, service in facts.variables.items()}
+    return {**simulator.environment(threads), **own}
+
+
+def execute(command: list[str], folder: Path, variables: dict[str, str]) -> int:
     """Run the script, leave Ctrl-C to it, hand SIGTERM on to it, and return its exit code as a shell would."""
     # A handler, as the script would inherit SIG_IGN and be deaf to Ctrl-C.
     signal.signal(signal.SIGINT, lambda *_: None)
-    process = subprocess.Popen(command, env={**os.environ, **variables})
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, **variables})
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     code = process.wait()
     return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def platform(options: argparse.Namespace, services: Sequence[str] = ()) -> Iterator[Simulator]:
+    """Start the platform, say what it simulates, and in the end what it saw."""
+    typed = sys.argv[1 : len(sys.argv) - len(options.script)]
+    own = [f"--service={service}" for service in services if service not in SERVICES]
+    arguments = [each for each in typed if each not in ("--here", "--stay")]
+    python = environment_python("simulation/requirements.txt")
+    with Simulator(python, "--latency", str(LATENCY), *arguments, *own) as simulator:
+        say(headline(simulator))
+        yield simulator
+        say("\n" + "\n".join(table(simulator.seen())))
 
 
 def say(text: str) -> None:
@@ -87,6 +162,8 @@ def headline(simulator: Simulator) -> str:
     """Say what is simulated."""
     options = simulator.options
     size = f"{options.centres:,} centres, {options.patients:,} patients"
+    if options.failing:
+        size += f" ({options.failing:,} failing)"
     return f"Sandbox: {size}, on {simulator.url}; user {options.user} (simulated)"
 
 
@@ -97,7 +174,7 @@ def table(seen: dict[str, Any]) -> Iterator[str]:
     yield row("calls", sum(seen["requests"].values()), peak)
     for endpoint, count in seen["requests"].items():
         if count:
-            yield row(endpoint, count, verdict(seen[VERDICTS[endpoint]]) if endpoint in VERDICTS else "")
+            yield row(endpoint, count, note(endpoint, seen))
     for status, count in sorted(seen["answers"].items()):
         yield row(f"answered {status}", count)
     for kind, count in seen["faults"].items():
@@ -109,6 +186,14 @@ def table(seen: dict[str, Any]) -> Iterator[str]:
 def row(label: str, count: int, note: str = "") -> str:
     """Lay out one line of the table."""
     return f"  {label:<24}{count:>10,}  {note}".rstrip()
+
+
+def note(endpoint: str, seen: dict[str, Any]) -> str:
+    """Return what there is to say of an endpoint beside its calls."""
+    if endpoint in VERDICTS:
+        return verdict(seen[VERDICTS[endpoint]])
+    first, *others = seen["unknown"] if endpoint == UNKNOWN else [""]
+    return f"{first} and others" if others else first
 
 
 def verdict(counts: dict[str, int]) -> str:

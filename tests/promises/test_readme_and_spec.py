@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import inspect
 import re
@@ -13,7 +12,8 @@ import pytest
 from helpers import TEMPLATE, Load
 from pytest_examples import CodeExample, EvalExample, find_examples
 from readme_and_spec import README, README_FILE, SPECIFICATION, SPECIFICATION_FILE, TOP, blocks, code, section, table
-from server import Simulator, add_options
+from sandbox import sandbox_parser
+from server import Simulator
 
 SOURCE = TEMPLATE.read_text(encoding="utf-8")
 BOTH = README + SPECIFICATION
@@ -135,11 +135,9 @@ def test_the_specification_describes_the_sections_of_the_file_in_their_order() -
 
 
 def test_each_option_of_the_sandbox_that_is_named_exists() -> None:
-    parser = argparse.ArgumentParser()
-    add_options(parser)
     options = set(re.findall(r"(?<=[` ])--[a-z-]+", section("## Your own script", README)))
     assert len(options) > 4
-    assert options - set(re.findall(r"--[a-z-]+", parser.format_help())) == set()
+    assert options - set(re.findall(r"--[a-z-]+", sandbox_parser().format_help())) == set()
 
 
 REQUEST = httpx.Request("GET", "https://rc.endobest.example")

@@ -2,17 +2,276 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import signal
 import socket
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import Start, git, patients_of, study_of
+from helpers import WATCHDOG, Start, environment_for, git, patients_of, shell, study_of
 from readme_and_spec import TOP, blocks
+from sandbox import assignments
+from script_source import read
 from server import Simulator
 
+Script = Callable[..., Path]
+
+posix = pytest.mark.skipif(os.name == "nt", reason="signals sent by kill(), and commands for a POSIX shell")
+
+SANDBOX = TOP / "tests" / "sandbox.py"
+SMALL = ("--centres", "2", "--patients", "5", "--latency", "0")
+BEFORE_GDD = '    "GDD": {\n'
+LAB = """
+    "LAB": {{
+        "app_id": "endobest-lab",
+        "base_url": {address},
+        "endpoints": {{
+            "config_token": "/api/auth/config-token",
+            "refresh_token": "/api/auth/refreshToken",
+            "results": "/api/results",
+        }},
+    }},
+"""
+
+
+def command(*arguments: str | Path, small: bool = True, python: tuple[str, ...] = ()) -> list[str]:
+    """What a person types to run the sandbox."""
+    return [sys.executable, *python, str(SANDBOX), *(SMALL if small else ()), *map(str, arguments)]
+
+
+def sandbox(
+    folder: Path, *arguments: str | Path, python: tuple[str, ...] = (), **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the sandbox in a folder without a terminal; what was printed, and the exit code."""
+    return subprocess.run(
+        command(*arguments, python=python),
+        cwd=folder,
+        env=environment_for(None, **variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=WATCHDOG,
+        check=False,
+    )
+
+
+def names_in(folder: Path) -> set[str]:
+    """The names of what lies in a folder."""
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def with_lab(script: Script) -> Callable[..., Path]:
+    """A script with a service of its own: `with_lab("print(1)", address="'https://lab.hospital.test'")`."""
+
+    def make(todo: str, address: str = 'os.environ.get("EB_LAB_URL") or "https://lab.endobest.example"') -> Path:
+        return script(todo, edits={BEFORE_GDD: LAB.format(address=address) + BEFORE_GDD}, ERROR_MAX_RETRY=1)
+
+    return make
+
+
+# Where a script runs
+
+
+def test_a_script_writes_into_a_folder_of_its_own_and_touches_no_results_beside_it(
+    script: Script, tmp_path: Path
+) -> None:
+    (tmp_path / "results.csv").write_text("real", encoding="utf-8")
+    path = script("Path('results.csv').write_text('simulated')")
+    done = sandbox(tmp_path, path)
+    assert done.returncode == 0, done.stderr
+    assert names_in(tmp_path) == {"my_script.py", "results.csv", "my_script.sandbox"}
+    assert names_in(tmp_path / "my_script.sandbox") == {"my_script.log", "results.csv"}
+    assert (tmp_path / "results.csv").read_text(encoding="utf-8") == "real"
+    assert "Sandbox: runs in my_script.sandbox (--here: in this folder)\n" in done.stderr
+
+
+def test_the_folder_lies_where_the_sandbox_is_started_not_where_the_script_is(script: Script, tmp_path: Path) -> None:
+    path, elsewhere = script("print(1)"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert sandbox(elsewhere, path).returncode == 0
+    assert names_in(elsewhere) == {"my_script.sandbox"}
+
+
+def test_a_second_run_finds_what_the_first_one_wrote(script: Script, tmp_path: Path) -> None:
+    path = script("with open('done.txt', 'a') as file:\n    print(file.write('x'), file.tell())")
+    assert [sandbox(tmp_path, path).stdout for _ in range(2)] == ["1 1\n", "1 2\n"]
+
+
+def test_here_runs_the_script_in_the_current_folder(script: Script, tmp_path: Path) -> None:
+    done = sandbox(tmp_path, "--here", script("print(1)"))
+    assert done.returncode == 0, done.stderr
+    assert names_in(tmp_path) == {"my_script.py", "my_script.log"}
+    assert "Sandbox: runs in this folder\n" in done.stderr
+
+
+def test_a_script_imports_what_lies_next_to_it(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "columns.py").write_text("NAMES = ['id', 'name']", encoding="utf-8")
+    script("from columns import NAMES\nprint(NAMES, sys.argv[1:])")
+    done = sandbox(tmp_path, "my_script.py", "--since", "2024")
+    assert done.stdout == "['id', 'name'] ['--since', '2024']\n", done.stderr
+
+
+def test_a_file_in_the_place_of_the_folder_is_said_in_one_line(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "my_script.sandbox").touch()
+    done = sandbox(tmp_path, script("print('never here')"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"sandbox.py: my_script.sandbox cannot be made \(.+\): .+ --here\n", done.stderr)
+
+
+# What it asks of a script
+
+
+@pytest.mark.parametrize(
+    ("source", "variables", "size"),
+    [("5", {}, "5"), ("60", {}, "60"), ("2 * 3", {}, "6"), ("5", {"EB_THREADS": "3"}, "3")],
+    ids=["fewer than 20", "more than 20", "computed", "set by the user"],
+)
+def test_a_script_gets_as_many_threads_as_it_allows_unless_the_user_says_otherwise(
+    source: str, variables: dict[str, str], size: str, script: Script, tmp_path: Path
+) -> None:
+    path = script("print(main_thread_pool.size)")
+    text = path.read_text(encoding="utf-8").replace("MAX_THREADS = 20", f"MAX_THREADS = {source}")
+    path.write_text(text, encoding="utf-8")
+    done = sandbox(tmp_path, path, **variables)
+    assert (done.returncode, done.stdout) == (0, f"{size}\n"), done.stderr
+
+
+def test_a_script_that_is_no_python_is_left_to_python(tmp_path: Path) -> None:
+    for name, source in {"bad": b"def", "null": b"x = '\0'"}.items():
+        (tmp_path / f"{name}.py").write_bytes(source)
+        done = sandbox(tmp_path, f"{name}.py")
+        assert done.returncode == 1
+        assert re.search(r"(?m)^(Syntax|Value)Error: ", done.stderr), done.stderr
+        assert "what the platform saw" in done.stderr
+
+
+def test_what_a_script_says_of_itself_is_read_without_running_it(tmp_path: Path) -> None:
+    path = tmp_path / "careless.py"
+    path.write_text(
+        r"""
+1 / 0
+"\d"
+MAX_THREADS: int = 7
+MICROSERVICES = {
+    "IAM": {"base_url": os.getenv("EB_IAM_URL", "https://iam.endobest.example")},
+    "LAB": {"base_url": os.environ["HOSPITAL_LAB"], **more},
+    "FIX": {"base_url": "https://fix.hospital.test"},
+    "OWN": {"base_url": "http://127.0.0.1:8000"},
+    "BAD": {"base_url": "http://[localhost"},
+    "ANY": service("any"),
+    name: {},
+}
+""",
+        encoding="utf-8",
+    )
+    facts = read(path)
+    assert facts.max_threads == 7
+    assert facts.services == ["IAM", "LAB", "FIX", "OWN", "BAD", "ANY"]
+    assert facts.variables == {"EB_IAM_URL": "IAM", "HOSPITAL_LAB": "LAB"}
+    assert facts.fixed == {"FIX": 8, "BAD": 10}
+
+
+@pytest.mark.parametrize("source", ["", "MAX_THREADS: int\nMICROSERVICES = None", "MAX_THREADS = True", "def"])
+def test_a_script_that_says_nothing_of_itself_is_a_script_all_the_same(source: str, tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text(source, encoding="utf-8")
+    assert read(tmp_path / "other.py") == (None, [], {}, {})
+
+
+def test_the_users_own_interpreter_is_taken_and_another_one_is_named(script: Script, tmp_path: Path) -> None:
+    path = script("print(1)")
+    own, other = sandbox(tmp_path, path), sandbox(tmp_path, path, python=("-S",))  # -S: no installed packages
+    assert (own.stdout, other.stdout) == ("1\n", "1\n"), other.stderr
+    assert "tests/.venv" not in own.stderr
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    clause = f", by tests/.venv/{version} as your Python has no httpx\n"
+    assert clause in other.stderr
+
+
+# Services of a script's own
+
+ASK_LAB = """
+old = dict(tokens["LAB"])
+renewed = get_httpx_client().post(url_of("LAB", "refresh_token"), json={"refresh_token": old["refresh_token"]})
+print(renewed.status_code, renewed.json()["access_token"] != old["access_token"])
+response = get_httpx_client().get(url_of("LAB", "results") + "/7?patient=8")
+print(response.status_code, response.json())
+"""
+
+
+@pytest.mark.parametrize("variable", ["EB_LAB_URL", "HOSPITAL_LAB"])
+def test_a_service_of_the_scripts_own_gets_a_session_and_a_sentence_for_all_else(
+    variable: str, with_lab: Script, tmp_path: Path
+) -> None:
+    done = sandbox(tmp_path, with_lab(ASK_LAB, address=f"os.environ[{variable!r}]"))
+    sentence = "the sandbox has no endpoint GET /lab/api/results/7"
+    assert done.stdout == f"200 True\n404 {{'statusCode': 404, 'message': {sentence!r}}}\n", done.stderr
+    assert re.search(r"(?m)^  config_token +3  3 accepted$", done.stderr)
+    assert re.search(r"(?m)^  no such endpoint +1  GET /lab/api/results/7$", done.stderr)
+
+
+def test_a_service_whose_address_is_fixed_is_refused_with_the_line_to_change(with_lab: Script, tmp_path: Path) -> None:
+    path = with_lab("print('never here')", address="'https://me:let-me-in@lab.hospital.test'")
+    done = sandbox(tmp_path, path)
+    assert (done.returncode, done.stdout) == (2, "")
+    [number] = [n for n, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1) if "let-me-in" in line]
+    wanted = 'os.environ.get("EB_LAB_URL") or "https://..."'
+    shown = re.escape(f"sandbox.py: my_script.py, line {number}: the address of LAB is fixed")
+    assert re.fullmatch(rf"{shown}.+{re.escape(wanted)}.*\n", done.stderr)
+    assert names_in(tmp_path) == {"my_script.py"}
+
+
+def test_the_session_of_one_service_does_not_open_another(with_lab: Script, tmp_path: Path) -> None:
+    path = with_lab(
+        """
+        headers = {"Authorization": f"Bearer {tokens['LAB']['access_token']}"}
+        print(get_httpx_client().get(url_of("RC", "organizations"), headers=headers).status_code)
+        """
+    )
+    assert sandbox(tmp_path, path).stdout == "401\n"
+
+
+def test_an_unknown_path_of_a_known_service_is_told_apart_from_what_is_not_found(
+    script: Script, tmp_path: Path
+) -> None:
+    path = script(
+        """
+        for path in ("api/records", "api/records/byPatient?patient=nobody"):
+            headers = {"Authorization": f"Bearer {tokens['RC']['access_token']}"}
+            response = get_httpx_client().get(MICROSERVICES["RC"]["base_url"] + f"/{path}", headers=headers)
+            print(response.status_code, response.json()["message"])
+        """
+    )
+    done = sandbox(tmp_path, path)
+    assert done.stdout == "404 the sandbox has no endpoint GET /rc/api/records\n404 unknown patient\n", done.stderr
+
+
 # Patients for whom a call fails for good
+
+EVERY_RECORD = """
+centres = run_parallel(lambda centre: get_all_inclusions(centre["id"]), get_all_organizations())
+patients = [inclusion["patientId"] for _, inclusions in centres for inclusion in inclusions]
+results = dict(run_parallel(get_record_by_patient, patients, return_exceptions=True))
+failed = {patient: error.response.status_code for patient, error in results.items() if isinstance(error, Exception)}
+print(len(results), *sorted(failed), *set(failed.values()))
+"""
+
+
+def test_some_patients_fail_for_good_and_they_are_the_same_in_each_run(script: Script, tmp_path: Path) -> None:
+    path = script(EVERY_RECORD, WAIT_BEFORE_RETRY=0.001, ERROR_MAX_RETRY=3)
+    first, again, other = (
+        sandbox(tmp_path, "--patients", "40", "--failing", "4", "--seed", seed, path) for seed in ("1", "1", "2")
+    )
+    count, *failed, status = first.stdout.split()
+    assert (count, len(failed), status) == ("40", 4, "500"), first.stderr
+    assert first.stdout == again.stdout != other.stdout
+    assert re.search(r"(?m)^  answered 500 +12$", first.stderr)
+    assert "40 patients (4 failing)" in first.stderr
 
 
 def test_the_failing_patients_are_patients_of_the_study(simulator: Start) -> None:
@@ -20,6 +279,84 @@ def test_the_failing_patients_are_patients_of_the_study(simulator: Start) -> Non
     study = study_of(platform)
     assert len(study.some_patients(6)) == 6
     assert study.some_patients(6) <= set(patients_of(study))
+
+
+def test_more_failing_patients_than_there_are_are_refused(script: Script, tmp_path: Path) -> None:
+    done = sandbox(tmp_path, "--failing", "6", script("print('never here')"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"sandbox.py: --failing 6 is more than --patients 5 .*\n", done.stderr)
+
+
+# A platform that stays
+
+
+@pytest.fixture
+def staying(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `sandbox.py --stay` and wait until it is up; what it prints for the shell lies in variables.sh."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*options: str) -> subprocess.Popen[str]:
+        with (tmp_path / "variables.sh").open("w", encoding="utf-8") as variables:
+            started.append(
+                subprocess.Popen(
+                    command("--stay", *options),
+                    cwd=tmp_path,
+                    env=environment_for(None),
+                    stdin=subprocess.DEVNULL,
+                    stdout=variables,
+                    stderr=subprocess.PIPE,
+                    encoding="utf-8",
+                )
+            )
+        errors = started[-1].stderr
+        assert errors
+        assert any("Ctrl-C" in line for line in errors)
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@posix
+@pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM"])
+def test_a_platform_stays_up_for_whoever_sets_the_variables_until_it_is_told_to_end(
+    ending: str,
+    staying: Callable[..., subprocess.Popen[str]],
+    with_lab: Script,
+    tmp_path: Path,
+    ctrl_c_is_heard: None,
+) -> None:
+    path = with_lab("print(len(get_all_organizations()), len(tokens))")
+    process = staying("--service", "LAB", "--password", "it's $HOME")
+    run = f". ./variables.sh; {shlex.quote(sys.executable)} {path.name}"
+    done = [shell(run, tmp_path, environment_for(None)) for _ in range(2)]
+    assert [each.stdout for each in done] == ["2 4\n"] * 2, done[0].stderr
+    process.send_signal(getattr(signal, ending))
+    _, errors = process.communicate(timeout=WATCHDOG)
+    assert process.returncode == 0
+    assert re.search(r"(?m)^  organizations +2$", errors)
+    assert "Traceback" not in errors
+    assert names_in(tmp_path) == {"my_script.py", "my_script.log", "variables.sh"}
+
+
+def test_the_variables_are_spelled_for_the_shell_of_the_system() -> None:
+    variables = {"EB_IAM_URL": "http://127.0.0.1:1/iam", "EB_PASSWORD": "it's $5", "EB_THREADS": ""}
+    assert list(assignments(variables, windows=False)) == [
+        "export EB_IAM_URL=http://127.0.0.1:1/iam",
+        """export EB_PASSWORD='it'"'"'s $5'""",
+    ]
+    assert list(assignments(variables, windows=True)) == [
+        "$env:EB_IAM_URL = 'http://127.0.0.1:1/iam'",
+        "$env:EB_PASSWORD = 'it''s $5'",
+    ]
+
+
+def test_staying_takes_no_script(script: Script, tmp_path: Path) -> None:
+    done = sandbox(tmp_path, "--stay", script("print('never here')"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"sandbox.py: --stay takes no script: start \S+my_script.py yourself, .*\n", done.stderr)
 
 
 # Killed
@@ -36,6 +373,15 @@ def test_a_caller_that_is_gone_before_its_answer_leaves_no_trace(capfd: pytest.C
             assert later.recv(1000).startswith(b"HTTP/1.1 401 ")
         assert platform.seen()["requests"]["refresh_token"] == 2
     assert capfd.readouterr().err == ""
+
+
+@posix
+def test_a_script_that_is_killed_ends_the_sandbox_as_a_shell_would_say_it(script: Script, tmp_path: Path) -> None:
+    path = script("main_thread_pool.submit(get_all_organizations).result()\nos.kill(os.getpid(), signal.SIGKILL)")
+    done = sandbox(tmp_path, path)
+    assert done.returncode == 128 + signal.SIGKILL
+    assert "what the platform saw" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # What must not be committed

@@ -1,0 +1,72 @@
+"""What a script says of itself, read from its source without running it. Standard library only."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Facts(NamedTuple):
+    """What the sandbox has to know of a script; what cannot be read is left out."""
+
+    max_threads: int | None
+    services: list[str]
+    variables: dict[str, str]  # environment variable -> service whose address it sets
+    fixed: dict[str, int]  # service whose address no variable sets -> line where that address stands
+
+
+def read(script: Path) -> Facts:
+    """Return what a script says of itself."""
+    found = _constants(script)
+    services = _entries(found.get("MICROSERVICES"))
+    addresses = {name: _entries(entry).get("base_url") for name, entry in services.items()}
+    return Facts(
+        _number(found.get("MAX_THREADS")),
+        list(services),
+        {variable: name for name, address in addresses.items() for variable in _variables(address)},
+        {name: address.lineno for name, address in addresses.items() if address and _leads_out(address)},
+    )
+
+
+def _constants(script: Path) -> dict[str, ast.expr]:
+    """Return what the names at the top of a script are set to; a file that is no Python has none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python says them when it runs the script
+            statements = ast.parse(script.read_bytes()).body
+    except (SyntaxError, ValueError):  # the second one for a null byte, before Python 3.11.4
+        return {}
+    return {name: value for statement in statements for name, value in _assigned(statement)}
+
+
+def _assigned(statement: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    value = statement.value if isinstance(statement, (ast.Assign, ast.AnnAssign)) else None
+    yield from ((target.id, value) for target in targets if value and isinstance(target, ast.Name))
+
+
+def _entries(value: ast.expr | None) -> dict[str, ast.expr]:
+    """Return the entries of a dict that is written out, those whose keys are texts."""
+    pairs = zip(value.keys, value.values, strict=True) if isinstance(value, ast.Dict) else ()
+    return {key.value: entry for key, entry in pairs if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+
+
+def _number(value: ast.expr | None) -> int | None:
+    return value.value if isinstance(value, ast.Constant) and type(value.value) is int else None
+
+
+def _variables(address: ast.expr | None) -> Iterator[str]:
+    """Yield the texts in an expression that are spelled as environment variables are."""
+    for node in ast.walk(address) if address else ():
+        if isinstance(node, ast.Constant) and re.fullmatch("[A-Z][A-Z0-9_]*", str(node.value)):
+            yield str(node.value)
+
+
+def _leads_out(address: ast.expr) -> bool:
+    """Tell whether an address is a mere text, and not that of this machine."""
+    text = address.value if isinstance(address, ast.Constant) else None
+    return isinstance(text, str) and not re.match(r"http://(127\.0\.0\.1|\[::1\]|localhost)(:|/|$)", text)
