@@ -101,12 +101,12 @@ def ran(template: Any, main: Callable[[], object]) -> tuple[int, str]:
     return code, log.read_bytes().decode("utf-8")
 
 
-def python(arguments: list[str], folder: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Python in a folder, without any EB_ variable."""
+def python(arguments: list[str], folder: Path, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    """Python in a folder, with no EB_ variable but those given."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env=environment_for(None),
+        env=environment_for(None, **variables),
         input=stdin,
         capture_output=True,
         encoding="utf-8",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import WATCHDOG, Start, environment_for, git, patients_of, shell, study_of
+from helpers import WATCHDOG, Start, environment_for, git, patients_of, python, shell, study_of
 from readme_and_spec import TOP, blocks
 from sandbox import assignments
 from script_source import read
@@ -39,25 +39,11 @@ LAB = """
 """
 
 
-def command(*arguments: str | Path, small: bool = True, python: tuple[str, ...] = ()) -> list[str]:
-    """What a person types to run the sandbox."""
-    return [sys.executable, *python, str(SANDBOX), *(SMALL if small else ()), *map(str, arguments)]
-
-
 def sandbox(
-    folder: Path, *arguments: str | Path, python: tuple[str, ...] = (), **variables: str
+    folder: Path, *arguments: str | Path, flags: tuple[str, ...] = (), **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the sandbox in a folder without a terminal; what was printed, and the exit code."""
-    return subprocess.run(
-        command(*arguments, python=python),
-        cwd=folder,
-        env=environment_for(None, **variables),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=WATCHDOG,
-        check=False,
-    )
+    return python([*flags, str(SANDBOX), *SMALL, *map(str, arguments)], folder, **variables)
 
 
 def names_in(folder: Path) -> set[str]:
@@ -185,7 +171,7 @@ def test_a_script_that_says_nothing_of_itself_is_a_script_all_the_same(source: s
 
 def test_the_users_own_interpreter_is_taken_and_another_one_is_named(script: Script, tmp_path: Path) -> None:
     path = script("print(1)")
-    own, other = sandbox(tmp_path, path), sandbox(tmp_path, path, python=("-S",))  # -S: no installed packages
+    own, other = sandbox(tmp_path, path), sandbox(tmp_path, path, flags=("-S",))  # -S: no installed packages
     assert (own.stdout, other.stdout) == ("1\n", "1\n"), other.stderr
     assert "tests/.venv" not in own.stderr
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -299,7 +285,7 @@ def staying(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         with (tmp_path / "variables.sh").open("w", encoding="utf-8") as variables:
             started.append(
                 subprocess.Popen(
-                    command("--stay", *options),
+                    [sys.executable, str(SANDBOX), *SMALL, "--stay", *options],
                     cwd=tmp_path,
                     env=environment_for(None),
                     stdin=subprocess.DEVNULL,
