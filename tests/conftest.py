@@ -45,8 +45,11 @@ def platform(shared_simulator: Simulator) -> Simulator:
     """A small platform without faults, latency or counts, whatever the tests before did to it."""
     normal = {"user": shared_simulator.options.user, "password": shared_simulator.options.password}
     times = {"latency": 0, "hold": 0, "slow": 1, "slow_refresh": 0, "outage": 0}
+    habits = {"omit": [], "renewals": {}, "user_id": "someone", "clock_ahead": 0}
+    pages = {"page_cap": 1_000_000, "paging": "from 1", "total": True}
     answers = dict.fromkeys(shared_simulator.seen()["requests"])
-    shared_simulator.control(**normal, **times, faults={}, answer=answers, restart=True, reset_counts=True)
+    changed = {**normal, **times, **habits, **pages, "faults": {}, "answer": answers}
+    shared_simulator.control(**changed, restart=True, reset_counts=True)
     return shared_simulator
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,18 @@ def environment_python(requirements: str, variant: str = "") -> Path:
         except (OSError, subprocess.SubprocessError) as error:
             stop(f"tests/.venv/{home.name} could not be made ({error}); end what runs from it or delete it")
     return _interpreter(home)
+
+
+def missing_package(script: Path) -> str:
+    """Return the first package that a copy of the template imports and this Python lacks; "" if it has them.
+
+    Our own environment lacks none: whoever starts it for a package would start it again and again.
+    """
+    if Path(sys.prefix).resolve() == HOME.resolve():
+        return ""
+    moved = re.search(rb"(?m)^import httpx2\b", script.read_bytes())
+    needed = ("httpx2" if moved else "httpx", "tqdm")
+    return next((package for package in needed if not importlib.util.find_spec(package)), "")
 
 
 def stop(message: str) -> NoReturn:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import importlib.util
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -15,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
 import pytest
 from server import WATCHDOG, Simulator
 from study import Study
@@ -22,6 +26,7 @@ from study import Study
 TEMPLATE = Path(__file__).resolve().parent.parent / "eb_script_template.py"
 TODO_BLOCK = re.compile(r"(?<=    # TODO: ).*?(?=\n    # end of the TODO block)", re.DOTALL)
 SUMMARY = ["calls", "retries", "renewals", "failures", "p50", "p95", "max"]  # columns at the end of a log
+needs_posix = functools.partial(pytest.mark.skipif, os.name == "nt")  # with a reason, as the mark itself
 
 # What a script adds for the two endpoints that only the simulated platform has.
 OWN_CALLS = """
@@ -62,16 +67,16 @@ def imported(path: Path) -> ModuleType:
 
 def release(module: Any) -> None:
     """Let go of the threads and connections that a test used without `run`, which does it by itself."""
-    clients = list(module._clients.values())  # those of ended threads would vanish unclosed
     module.main_thread_pool.close()
     module.subtasks_thread_pool.close()
-    for client in clients:
-        client.close()
+    with contextlib.suppress(module.ConfigurationError):  # this thread's; those of ended threads close by themselves
+        module.get_httpx_client().close()
 
 
 def environment_for(platform: Simulator | None, **variables: str) -> dict[str, str]:
-    """This process's environment with a platform's variables, or without any EB_ variable."""
+    """This process's environment with a platform's variables, or without any EB_ variable; output is UTF-8."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("EB_")}
+    clean["PYTHONIOENCODING"] = "utf-8"  # into a pipe, Windows writes its code page; what `open` does stays as it is
     return {**clean, **(platform.environment() if platform else {}), **variables}
 
 
@@ -90,15 +95,15 @@ def run_script(path: Path, platform: Simulator | None, **variables: str) -> subp
 
 
 def log_of(path: Path) -> str:
-    """What the log beside a script holds."""
-    return path.with_suffix(".log").read_bytes().decode("utf-8")
+    """The log beside a script; only line ends of this system are translated, for a lone CR would be a forgery."""
+    return path.with_suffix(".log").read_bytes().decode("utf-8").replace(os.linesep, "\n")
 
 
 def ran(template: Any, main: Callable[[], object]) -> tuple[int, str]:
     """Run a script's main in this process; the exit code and the log."""
     code = template.run(main)
     [log] = Path.cwd().glob("*.log")
-    return code, log.read_bytes().decode("utf-8")
+    return code, log_of(log)
 
 
 def python(arguments: list[str], folder: Path, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
@@ -128,9 +133,25 @@ def summary_of(log: str) -> dict[str, dict[str, int]]:
     return rows
 
 
-def answer(status: int, body: bytes = b"{}", content_type: str = "application/json") -> dict[str, Any]:
-    """What an endpoint is to answer from now on: `platform.control(answer={"echo": answer(503)})`."""
-    return {"status": status, "body_base64": base64.b64encode(body).decode(), "content_type": content_type}
+def answer(
+    status: int, body: bytes = b"{}", content_type: str = "application/json", trickle: float = 0, **headers: str
+) -> dict[str, Any]:
+    """What an endpoint is to answer from now on: `platform.control(answer={"echo": answer(503)})`.
+
+    `trickle` is the seconds between two bytes of the body; headers go by keyword, as `retry_after="5"`.
+    """
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    content = {"body_base64": base64.b64encode(body).decode(), "content_type": content_type}
+    return {"status": status, **content, "headers": named, "trickle": trickle}
+
+
+def untrusted() -> httpx.ConnectError:
+    """What a call raises if the server's certificate is not trusted, with what it comes from."""
+    reason = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"
+    error = httpx.ConnectError(reason)
+    error.__cause__ = OSError()  # httpcore's own exception, from which it takes the cause, but not the context
+    error.__cause__.__context__ = ssl.SSLCertVerificationError(1, reason)
+    return error
 
 
 def shell(command: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -169,9 +190,9 @@ def base_python() -> Path:
     return Path(sys.base_prefix, name)
 
 
-def wait_until(condition: Callable[[], object]) -> None:
+def wait_until(condition: Callable[[], object], within: float = WATCHDOG) -> None:
     """Wait for a condition instead of sleeping."""
-    end = time.monotonic() + WATCHDOG
+    end = time.monotonic() + within
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)

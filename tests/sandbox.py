@@ -7,7 +7,6 @@ set so that it reaches nothing but the simulation. What the simulation saw is to
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import shlex
 import signal
@@ -21,7 +20,7 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "simulation"))
 
-from environment import TESTS, environment_python, stop
+from environment import TESTS, environment_python, missing_package, stop
 from script_source import Facts, read
 from server import SERVICES, UNKNOWN, Simulator, add_options, parse_options
 
@@ -85,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     script = Path(options.script[0] if options.script else TEMPLATE)
     facts = checked_facts(script)
     folder = Path() if options.here else own_folder(script)
-    python, clause = interpreter()
+    python, clause = interpreter(script)
     with platform(options, facts.services) as simulator:
         where = "this folder" if options.here else f"{folder} (--here: in this folder)"
         say(f"Sandbox: runs in {where}{clause}")
@@ -113,13 +112,12 @@ def own_folder(script: Path) -> Path:
     return folder
 
 
-def interpreter() -> tuple[str, str]:
+def interpreter(script: Path) -> tuple[str, str]:
     """Return the interpreter for the script, and a clause: the calling one, for its other packages, if it can do it."""
-    for package in ("httpx", "tqdm"):
-        if not importlib.util.find_spec(package):
-            ours = environment_python("simulation/requirements.txt")
-            home = ours.parent.parent.relative_to(TESTS.parent).as_posix()
-            return str(ours), f", by {home} as your Python has no {package}"
+    if package := missing_package(script):
+        ours = environment_python("simulation/requirements.txt")
+        home = ours.parent.parent.relative_to(TESTS.parent).as_posix()
+        return str(ours), f", by {home} as your Python has no {package}"
     return sys.executable, ""
 
 

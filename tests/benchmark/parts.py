@@ -128,7 +128,12 @@ def study(centres: int, patients: int, quick: bool) -> Part:
     few = {**whole, "centres": 2 if quick else 5, "calls": None}
     some = {**whole, "centres": 5 if quick else 20, "calls": None}
     jobs: dict[str, Job] = {
-        "template, 20 + 40 threads": {**whole, "contender": "template", "threads": 20},
+        "template, 20 + 40 threads": {  # it asks for one page more of each centre, and alone knows that it has all
+            **whole,
+            "contender": "template",
+            "threads": 20,
+            "calls": calls + centres,
+        },
         "requests, 60 threads": {**whole, "contender": "requests_pool"},
         "dlt rest_api, 60 workers": {**whole, "contender": "dlt_source", "workers": 60},
         f"dlt rest_api as it comes, 5 workers ({some['centres']} centres, scaled)": {**some, "contender": "dlt_source"},
@@ -141,7 +146,7 @@ def study(centres: int, patients: int, quick: bool) -> Part:
     ours, *rivals = jobs
     goals = tuple(Goal(ours, 1, rival) for rival in rivals)
     title = f"6. The study: {centres} centres, {patients:,} patients, {calls:,} calls of 50 ms: wall"
-    table = Table(title, "s", lambda cost: cost["wall"] * calls / cost["calls"], ours, goals=goals)
+    table = Table(title, "s", lambda cost: cost["wall"] * max(1, calls / cost["calls"]), ours, goals=goals)
     return Part(jobs, 1 if quick else 3, (table,))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from parts import Goal
 from report import judged
 
 HERE = Path(__file__).resolve().parent
-SURVEYS = 'return call_endpoint("RC", "POST", "surveys", list, json={"subject": patient_id})'
+SURVEYS = 'return call_endpoint("RC", "POST", "surveys", list, json={"subject": identifier(patient_id)})'
 NEEDS = {"requests": "requests", "aiohttp": "aiohttp", "pycurl": "pycurl", "dlt": "dlt", "singer-sdk": "singer_sdk"}
 
 
@@ -52,7 +53,7 @@ def test_the_quick_form_measures_who_can_compete_and_names_who_cannot(part: str,
 @pytest.mark.parametrize(
     ("done_instead", "why"),
     [
-        ("return []", "failed: 211 of 311 calls were answered"),
+        ("return []", "failed: 221 of 321 calls were answered"),
         ("raise ValueError(patient_id)", "failed: the template ended with 1"),
     ],
 )
@@ -65,6 +66,15 @@ def test_work_that_was_not_done_is_told_and_fails_the_run(done_instead: str, why
     assert done.returncode == 1
     assert [row["missing"] for row in table["rows"] if row["contender"].startswith("template")] == [why]
     assert why in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals, sent by kill()")
+def test_the_measure_of_stopping_tells_seconds_exit_codes_and_complete_logs(ctrl_c_is_heard: None) -> None:
+    command = [sys.executable, str(HERE / "stopping.py"), "--runs", "1", "--only", "a failure"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=WATCHDOG, check=False)
+    assert done.returncode == 0, done.stderr
+    cell = r"\d+\.\d s, 1, 1/1"
+    assert re.search(rf"\| closing after a failure, a task held \| {cell} \| {cell} \| {cell} \|\n", done.stdout)
 
 
 @pytest.mark.parametrize(

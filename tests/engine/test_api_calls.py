@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers import Load, Start, a_tube, all_inclusions, patients_of, study_of
+from helpers import TEMPLATE, Load, Start, a_tube, all_inclusions, imported, patients_of, study_of
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 from server import Simulator
 from study import Study
+
+imported_template = imported(TEMPLATE)  # for every_page, which needs no platform
 
 
 @pytest.fixture
@@ -72,3 +77,190 @@ def test_an_id_with_reserved_characters_reaches_the_platform_as_it_is(template: 
         assert str(refused.value.request.url).endswith(
             ("a%20b%26c%3Dd%2F%C3%A9%3F%23%252F", "a+b%26c%3Dd%2F%C3%A9%3F%23%252F")
         )
+
+
+@pytest.mark.parametrize("value", ["", " ", "..", ".", None, True, {"patientId": "4711"}])
+def test_what_is_no_id_is_refused_before_anything_is_sent(template: Any, platform: Simulator, value: Any) -> None:
+    before = platform.seen()["requests"]
+    calls = {template.get_request_by_tube}
+    if value not in (".", ".."):  # which are ids like others in a query or a body
+        calls |= {template.get_statistics, template.get_record_by_patient, template.get_surveys}
+        calls |= {template.get_all_inclusions}
+    for call in calls:
+        with pytest.raises(ValueError, match="is no id"):
+            call(value)
+    assert platform.seen()["requests"] == before
+
+
+@pytest.mark.parametrize("inclusion", [{"patientId": "4711", "name": "Zoé Nemo"}, ["4711", "Zoé Nemo"]])
+def test_an_inclusion_that_is_passed_for_an_id_is_refused_without_being_shown(template: Any, inclusion: Any) -> None:
+    with pytest.raises(ValueError, match="is no id") as refused:
+        template.get_record_by_patient(inclusion)
+    assert "Nemo" not in template.describe(refused.value)
+
+
+# --------------------------------------------------------------------------------------------------------------- Pages
+
+
+@pytest.mark.parametrize("total", [True, False], ids=["with total", "without total"])
+@pytest.mark.parametrize("page_cap", [1_000_000, 4], ids=["uncapped", "capped"])
+@pytest.mark.parametrize(
+    "paging", ["from 1", "from 0", "offset by the limit asked for", "ignored", "the second one empty"]
+)
+def test_however_a_platform_counts_its_pages_all_inclusions_come_or_an_error(
+    template: Any, study: Study, platform: Simulator, paging: str, page_cap: int, total: bool
+) -> None:
+    platform.control(paging=paging, page_cap=page_cap, total=total)
+    for organization in study.organizations:
+        try:
+            inclusions = template.get_all_inclusions(organization["id"])
+        except (ValueError, TypeError):
+            consistent = paging in ("from 1", "offset by the limit asked for") or (paging, page_cap) == ("ignored", 1e6)
+            assert not (consistent and total), "all inclusions are on these pages"
+        else:
+            assert inclusions == all_inclusions(study, organization["id"])
+
+
+def rows_of(numbers: range) -> list[dict[str, Any]]:
+    return [{"id": number, "name": f"row {number}"} for number in numbers]
+
+
+class Server:
+    """A paged endpoint with so many rows and so many habits; it ends a test that goes on for ever."""
+
+    def __init__(self, draw: Any) -> None:
+        self.rows = rows_of(range(draw(st.integers(0, 30), label="rows")))
+        self.cap = draw(st.integers(1, 40), label="largest page")
+        self.first = draw(st.sampled_from([0, 1, 2]), label="number of the first page")
+        self.offset = draw(st.sampled_from(["by the page's size", "by the limit asked for", "none"]), label="offset")
+        self.beyond = draw(st.sampled_from(["empty", "the last page", "the first page", "an error"]), label="beyond")
+        self.odd = draw(st.dictionaries(st.integers(1, 5), st.sampled_from(ODDITIES), max_size=2), label="odd pages")
+        self.total = draw(st.sampled_from(["right", "right", "one more", "one less", "missing", "text", "of the page"]))
+        self.calls = 0
+
+    def fetch(self, limit: int, page: int) -> dict[str, Any]:
+        self.calls += 1
+        assert self.calls <= 100, "there is no end"
+        size = min(limit, self.cap)
+        start = {"none": 0, "by the limit asked for": limit}.get(self.offset, size) * max(0, page - self.first)
+        if start >= len(self.rows) and page > 1:
+            if self.beyond == "an error":
+                raise LookupError("no such page")
+            start = {"the last page": len(self.rows) - size, "the first page": 0}.get(self.beyond, start)
+        data = self.rows[max(0, start) : max(0, start) + size]
+        data = ODDITIES_OF_PAGES[self.odd[page]](data) if page in self.odd else data
+        return {"data": data, **self.told(data)}
+
+    def told(self, data: list[Any]) -> dict[str, Any]:
+        number = len(self.rows)
+        told = {"one more": number + 1, "one less": number - 1, "text": str(number), "of the page": len(data)}
+        return {} if self.total == "missing" else {"total": told.get(self.total, number)}
+
+    @property
+    def tells_too_little(self) -> bool:
+        """Whether nothing that it says gives away that there is more."""
+        return self.total in ("of the page", "one less")
+
+
+ODDITIES_OF_PAGES: dict[str, Callable[[list[Any]], Any]] = {
+    "empty": lambda data: [],
+    "short": lambda data: data[:-1],
+    "short at its start": lambda data: data[1:],
+    "a row twice": lambda data: data + data[:1],
+    "a row without its key": lambda data: [{"name": "nobody"}, *data[1:]],
+    "backwards": lambda data: data[::-1],
+    "no list": lambda data: {"rows": data},
+    "null": lambda data: None,
+    "rows that are none": lambda data: [None, *data],
+}
+ODDITIES = sorted(ODDITIES_OF_PAGES)
+
+
+@settings(derandomize=True, deadline=None, max_examples=3000, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_whatever_a_server_does_every_page_gives_its_very_rows_or_an_error(data: Any) -> None:
+    server, every_page = Server(data.draw), imported_template.every_page
+    limit = data.draw(st.integers(1, 12), label="limit")
+    try:
+        rows = every_page(server.fetch, "id", limit)
+    except (ValueError, TypeError, AttributeError, LookupError):
+        return
+    event("a list")
+    ids = [row["id"] for row in rows]
+    assert len(ids) == len(set(ids)), "doubled"
+    if not server.tells_too_little:
+        assert sorted(ids) == list(range(len(server.rows))), "short"
+
+
+def test_pages_without_end_are_an_error_as_soon_as_they_hold_more_than_there_is(load: Load) -> None:
+    asked = []
+
+    def fetch(limit: int, page: int) -> dict[str, Any]:
+        asked.append(page)
+        return {"data": rows_of(range(page * limit, (page + 1) * limit)), "total": 25}
+
+    with pytest.raises(ValueError, match="page 3 does not fit"):
+        load().every_page(fetch, "id", 10)
+    assert asked == [1, 2, 3]
+
+
+@settings(derandomize=True, deadline=None)
+@given(number=st.integers(0, 60), limit=st.integers(1, 20), cap=st.integers(1, 20), clamps=st.booleans())
+def test_whatever_the_sizes_the_pages_of_a_server_that_counts_right_give_all_rows_in_order(
+    number: int, limit: int, cap: int, clamps: bool
+) -> None:
+    rows = rows_of(range(number))
+
+    def fetch(limit: int, page: int) -> dict[str, Any]:
+        size = min(limit, cap)
+        page = min(page, max(1, -(-number // size))) if clamps else page  # beyond the end: the last page, or none
+        return {"data": rows[size * (page - 1) : size * page], "total": number}
+
+    assert imported_template.every_page(fetch, "id", limit) == rows
+
+
+# ---------------------------------------------------------------------------------------------- What contradicts itself
+
+
+def test_a_decorator_without_its_parentheses_says_what_to_write(load: Load) -> None:
+    with pytest.raises(TypeError, match=r'@api_call_with_retry\("RC"\)'):
+
+        @load().api_call_with_retry
+        def call() -> None:
+            pass
+
+
+def test_a_decorator_that_names_another_service_than_the_call_is_an_error_before_anything_is_sent(
+    template: Any, platform: Simulator
+) -> None:
+    @template.api_call_with_retry("GDD")
+    def centres() -> Any:
+        return template.call_endpoint("RC", "GET", "organizations", list)
+
+    with pytest.raises(template.ConfigurationError, match=r"RC organizations: .* names GDD"):
+        centres()
+    assert platform.seen()["requests"]["organizations"] == 0
+
+
+def test_a_function_of_the_old_form_with_a_token_of_another_service_is_an_error_once_the_token_runs_out(
+    template: Any, platform: Simulator
+) -> None:
+    @template.api_call_with_retry("GDD")
+    def centres() -> Any:
+        client = template.get_httpx_client()
+        client.base_url = template.MICROSERVICES["RC"]["base_url"]
+        headers = {"Authorization": f"Bearer {template.tokens['RC']['access_token']}"}
+        response = client.get(template.MICROSERVICES["RC"]["endpoints"]["organizations"], headers=headers)
+        response.raise_for_status()
+        return response.json()
+
+    assert len(centres()) == 5
+    platform.control(expire="RC")
+    with pytest.raises(template.ConfigurationError, match="access token of RC, its decorator names GDD"):
+        centres()
+    assert platform.seen()["logins"]["accepted"] == 1, "and no session was opened for nothing"
+
+
+def test_a_typo_in_an_endpoint_is_said_with_those_that_there_are(template: Any) -> None:
+    with pytest.raises(template.ConfigurationError, match=r"RC .*'statistcs'.* organizations, statistics, "):
+        template.api_call_with_retry("RC")(lambda: template.call_endpoint("RC", "GET", "statistcs", dict))()

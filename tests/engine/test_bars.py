@@ -8,16 +8,16 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
-from helpers import WATCHDOG, Load, environment_for, run_script, shell, wait_until
+from helpers import OWN_CALLS, WATCHDOG, Load, answer, environment_for, needs_posix, run_script, shell, wait_until
 from server import Simulator
 
-pexpect = pytest.importorskip("pexpect", reason="pseudo-terminals are POSIX")
-pyte = pytest.importorskip("pyte", reason="pseudo-terminals are POSIX")
+if sys.platform != "win32":
+    import pexpect
+    import pyte
 
-on_posix = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+on_posix = needs_posix(reason="pseudo-terminals are POSIX")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*forkpty:DeprecationWarning"),  # pexpect execs at once
     pytest.mark.usefixtures("ctrl_c_is_heard"),
@@ -176,28 +176,6 @@ for number, _ in results:
 
 
 @on_posix
-def test_bars_that_are_closed_after_that_of_the_loop_leave_nothing_behind(script: Script, platform: Simulator) -> None:
-    todo = """
-with contextlib.suppress(LookupError):
-    for _ in run_parallel(task, range(1, 4), desc="all"):
-        pass
-Path("go on").touch()
-main_thread_pool.shutdown()
-logging.error("a line")
-"""
-    with Screen(script(TASKS_WITH_BARS + todo), platform) as screen:
-        screen.shows(bar("all", "0/3"), *HALFWAY[1:])
-        screen.allow("fail")
-        assert screen.exit_code() == 0
-        screen.shows(
-            "failed on item 2: LookupError: no such centre",
-            bar("all", "1/3"),
-            "a line",
-            "my_script: done; .*",
-        )
-
-
-@on_posix
 def test_ctrl_c_leaves_a_clean_screen_although_tasks_with_bars_are_held(script: Script, platform: Simulator) -> None:
     with Screen(script(TASKS_WITH_BARS + LOOP), platform) as screen:
         screen.shows(*HALFWAY)
@@ -222,6 +200,25 @@ def test_a_loop_in_a_loop_shows_both_bars_and_keeps_the_outer_one(script: Script
         screen.allow("go on")
         assert screen.exit_code() == 0
         screen.shows(bar("outer", "2/2"), "my_script: done; .*")
+
+
+@on_posix
+def test_a_run_that_crawls_shows_on_its_bar_how_the_retries_grow(script: Script, platform: Simulator) -> None:
+    platform.control(answer={"echo": answer(503)})
+    waits = {"WAIT_BEFORE_RETRY": 0.1, "MAX_WAIT_BEFORE_RETRY": 0.1, "ERROR_MAX_RETRY": 100_000}
+    path = script(OWN_CALLS + "list(run_parallel(echo, range(3), desc='all'))", **waits)
+    with Screen(path, platform) as screen:
+
+        def retries() -> int:
+            shown = re.search(r"all .*\| 0/3 \[.*, ([0-9,]+) retries\]", "\n".join(screen.lines()))
+            return int(shown[1].replace(",", "")) if shown else 0
+
+        for at_least in (1, 10, 30):
+            wait_until(lambda at_least=at_least: retries() >= at_least)
+        platform.control(answer={"echo": None})
+        assert screen.exit_code() == 0
+        made = platform.seen()["requests"]["echo"] - 3
+        screen.shows(bar("all", "3/3"), rf"my_script: done; 6 calls, {made} retries in .*")
 
 
 @on_posix
@@ -284,7 +281,6 @@ def test_the_shipped_interval_of_progress_in_the_log_is_30_seconds(load: Load) -
     assert load().LOG_EVERY == 30
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell closes stderr")
 def test_without_a_terminal_a_log_line_does_not_wait_for_a_bar(script: Script, platform: Simulator) -> None:
     todo = """
 with tqdm.get_lock():  # as a bar does while it writes its state to the log
@@ -298,6 +294,7 @@ with tqdm.get_lock():  # as a bar does while it writes its state to the log
     assert done.stderr.startswith("a line\n")
 
 
+@needs_posix(reason="a shell closes stderr")
 def test_bars_work_without_any_stderr(script: Script, platform: Simulator) -> None:
     path = script(LOOP.replace("task", "abs") + "print('result')")
     done = shell(f"exec {sys.executable} {path.name} 2>&-", path.parent, environment_for(platform))
@@ -307,29 +304,12 @@ def test_bars_work_without_any_stderr(script: Script, platform: Simulator) -> No
 # ----------------------------------------------------------------------------------------------- the positions
 
 
-def test_positions_are_unique_among_live_threads_and_small_numbers_are_used_again(load: Load) -> None:
-    template = load()
-    assert template.get_thread_position() == 0
-
-    def positions(threads: int) -> list[int]:
-        """What threads that are alive at the same time are given, each asking twice."""
-        together, found = threading.Barrier(threads, timeout=WATCHDOG), list[Any]()
-
-        def worker() -> None:
-            first = template.get_thread_position()
-            together.wait()
-            found.append(first)
-            assert template.get_thread_position() == first
-
-        workers = [threading.Thread(target=worker) for _ in range(threads)]
-        for thread in workers:
-            thread.start()
-        for thread in workers:
-            thread.join(WATCHDOG)
-        return sorted(found)
-
-    assert positions(60) == list(range(1, 61))
-    assert positions(5) == list(range(1, 6))
+def test_a_thread_that_is_no_worker_has_position_0(load: Load) -> None:
+    template, found = load(), list[int]()
+    thread = threading.Thread(target=lambda: found.append(template.get_thread_position()))
+    thread.start()
+    thread.join()
+    assert [template.get_thread_position(), *found] == [0, 0]
 
 
 def test_workers_of_both_pools_have_positions_of_their_own_and_keep_them(load: Load) -> None:

@@ -1,8 +1,9 @@
-"""Encrypted connections, against a server whose certificate comes from an authority of the test's own."""
+"""Encrypted connections, by a certificate from an authority of the test's own; answers that come byte by byte."""
 
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 import threading
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import trustme
-from helpers import Load, Start, run_script
+from helpers import Load, Start, answer, run_script, wait_until
 from server import Simulator
 
 Script = Callable[..., Path]
@@ -75,6 +76,22 @@ def test_an_untrusted_certificate_in_mid_run_is_not_retried(
     assert len(attempts) == 1
 
 
+def test_a_certificate_that_the_system_refuses_in_words_of_its_own_is_refused_at_once_with_a_hint(
+    encrypted: Simulator, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = list[object]()
+
+    def wrap_socket(context: ssl.SSLContext, *arguments: object, **options: object) -> None:  # as httpx2 on Windows
+        attempts.append(context)
+        raise ssl.SSLCertVerificationError("A certificate chain terminated in a root that is not trusted.")
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", wrap_socket)
+    module = load(encrypted, WAIT_BEFORE_RETRY=0.01, ERROR_MAX_RETRY=3)
+    with pytest.raises(module.LoginError, match="set SSL_CERT_FILE"):
+        module.login()
+    assert len(attempts) == 1
+
+
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
 def test_an_unusable_ssl_cert_file_is_named_with_the_fix(
     encrypted: Simulator, script: Script, tmp_path: Path, content: str | None
@@ -84,7 +101,7 @@ def test_an_unusable_ssl_cert_file_is_named_with_the_fix(
         bundle.write_text(content, encoding="ascii")
     finished = run_script(script("pass"), encrypted, SSL_CERT_FILE=str(bundle))
     assert finished.returncode == 2
-    assert re.fullmatch(r"my_script: SSL_CERT_FILE = '\S+bundle\.pem': .*; name a file of CA .*\n", finished.stderr)
+    assert re.fullmatch(r"my_script: SSL_CERT_FILE = '\S+bundle\.pem': .*; name a PEM file of CA .*\n", finished.stderr)
 
 
 def test_60_threads_connect_at_once_20_times_without_a_handshake_error(
@@ -128,3 +145,68 @@ def counted_tls_set_up(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     for owner, name in ((httpx, "create_ssl_context"), (ssl.SSLContext, "set_alpn_protocols")):
         monkeypatch.setattr(owner, name, counting(name, getattr(owner, name)))
     return counts
+
+
+def test_a_host_that_is_unknown_at_login_is_said_at_once(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = list[object]()
+
+    def getaddrinfo(host: object, *arguments: object, **options: object) -> None:
+        attempts.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    for name in ("EB_IAM_URL", "EB_RC_URL", "EB_GDD_URL"):
+        monkeypatch.setenv(name, "https://no-such-host.invalid")
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("EB_PASSWORD", "Xq7-something")
+    module = load(WAIT_BEFORE_RETRY=0.01, ERROR_MAX_RETRY=3)
+    with pytest.raises(module.LoginError, match=r"Name or service not known; host no-such-host\.invalid"):
+        module.login()
+    assert len(attempts) == 1
+
+
+# ---------------------------------------------------------------------------------------------- An answer that trickles
+
+CALM = 0.05  # seconds between two bytes: far less than API_TIMEOUT
+LONG = b'{"n": 1}' + b" " * 2000  # 100 s of it
+
+
+def test_a_body_that_trickles_is_cut_off_at_the_deadline_and_counts_as_timed_out(
+    platform: Simulator, logged_in: Load
+) -> None:
+    template = logged_in(platform, API_DEADLINE=0.5, ERROR_MAX_RETRY=2)
+    platform.control(answer={"echo": answer(200, LONG, trickle=CALM)})
+    with pytest.raises(template.httpx.ReadTimeout, match=r"API_DEADLINE = 0\.5 s"):
+        template.echo(1)
+    assert platform.seen()["requests"]["echo"] == 2
+
+
+def test_after_a_body_was_cut_off_60_threads_get_the_answers_to_their_own_calls(
+    platform: Simulator, logged_in: Load
+) -> None:
+    template = logged_in(platform, API_DEADLINE=0.5, ERROR_MAX_RETRY=1000)
+    platform.control(answer={"echo": answer(200, LONG, trickle=CALM)})
+    with template.main_thread_pool as executor:
+        futures = {number: executor.submit(template.echo, number) for number in range(200)}
+        wait_until(lambda: platform.seen()["requests"]["echo"] >= 90)  # some were cut off
+        platform.control(answer={"echo": None})
+        assert {number: future.result() for number, future in futures.items()} == {n: n for n in range(200)}
+
+
+def test_a_body_that_takes_less_than_the_deadline_comes_whole(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform, API_TIMEOUT=2)
+    platform.control(answer={"echo": answer(200, LONG[:60], trickle=CALM)})  # 3 s of it
+    assert template.echo(1) == 1
+
+
+def test_a_refresh_that_trickles_holds_60_threads_no_longer_than_the_deadline_and_says_so(
+    platform: Simulator, logged_in: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    template = logged_in(platform, API_DEADLINE=0.5)
+    platform.control(answer={"refresh_token": answer(200, LONG, trickle=CALM)}, expire="RC")
+    results = dict(template.run_parallel(template.echo, range(200)))
+    assert results == {number: number for number in range(200)}
+    assert platform.seen()["requests"]["refresh_token"] == 1
+    assert platform.seen()["logins"] == {"accepted": 2, "refused": 0}
+    said = [line for line in caplog.messages if line.startswith("RC refresh_token: ")]
+    assert said == ["RC refresh_token: ReadTimeout: not complete after API_DEADLINE = 0.5 s; logging in again"]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from helpers import Load, Start, ran, run_script
 from server import Simulator
@@ -18,7 +19,9 @@ Script = Callable[..., Path]
 ADDRESS = "http://127.0.0.1:9"  # nothing is sent there
 UNENCRYPTED = "would send password and tokens unencrypted: use https://"
 PLACEHOLDER = "is a placeholder"
+LEFT_TO_DNS = pytest.mark.skipif(httpx.__name__ == "httpx2", reason="httpx2 reads any host that starts with xn--")
 NO_ADDRESS = "is no https:// address"
+NOT_ALONE = "has white space, ? or # in it: give https://, host and path alone"
 
 
 @pytest.fixture
@@ -84,7 +87,7 @@ def test_a_log_level_that_is_no_number_is_named_with_its_value_and_the_fix(
     configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], value: object
 ) -> None:
     line = configuration_error(configured({"LOG_LEVEL": value}), capfd)
-    assert f"LOG_LEVEL = {value!r}" in line
+    assert line == f"LOG_LEVEL = {value!r}: give logging.INFO or logging.DEBUG"
 
 
 @pytest.mark.parametrize("value", ["0", "21", "-3", "2.5", "many", "\uff11", "1e1", "1\n2", "9" * 400])
@@ -115,6 +118,7 @@ def test_an_address_that_cannot_be_used_is_named_with_the_variable_to_set(
     line = configuration_error(configured(EB_RC_URL=url), capfd)
     assert re.findall(r"EB_\w+", line) == ["EB_RC_URL"]
     assert repr(url) in line
+    assert "sandbox.py" not in line, "the other addresses are set, perhaps by the sandbox"
 
 
 def test_an_empty_password_is_said_with_the_variable_to_set(
@@ -140,6 +144,39 @@ def test_certificates_that_cannot_be_read_are_named_with_their_variable(
         file.write_text(content, encoding="utf-8")
     line = configuration_error(configured(SSL_CERT_FILE=str(file)), capfd)
     assert line.startswith(f"SSL_CERT_FILE = {str(file)!r}: ")
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The hosts that were looked up, in a network whose name server knows none."""
+    asked: list[str] = []
+
+    def look_up(host: str, *_: object, **__: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return asked
+
+
+def test_a_host_that_does_not_resolve_is_named_at_login_and_not_looked_up_again(
+    configured: Callable[..., Any], nowhere: list[str]
+) -> None:
+    template = configured({"ERROR_MAX_RETRY": 5, "WAIT_BEFORE_RETRY": 0}, EB_IAM_URL="https://iam.hospital.test")
+    with pytest.raises(template.LoginError, match=r"IAM login: .*iam\.hospital\.test"):
+        template.login()
+    assert nowhere == ["iam.hospital.test"]
+
+
+@pytest.mark.parametrize("key", ["base_url", "endpoints", "app_id"])
+def test_an_entry_of_a_service_that_lacks_a_key_is_said_with_service_and_key(
+    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], key: str
+) -> None:
+    template = configured()
+    del template.MICROSERVICES["RC"][key]
+    line = configuration_error(template, capfd)
+    assert "RC" in line
+    assert key in line
 
 
 # ------------------------------------------------------------------------------------------------ where nothing is sent
@@ -208,7 +245,12 @@ def overheard(listener: tuple[int, list[bytes]], load: Load, monkeypatch: pytest
         ("//127.0.0.1:PORT", NO_ADDRESS),
         ("https://", NO_ADDRESS),
         ("https://rc.hospital.test:port", NO_ADDRESS),
-        ("https://rc.hospital.test\n", NO_ADDRESS),
+        ("https://rc.hospital.test\n", NOT_ALONE),
+        ("https://rc.hospital.test ", NOT_ALONE),
+        ("https://rc.hospital.test?a=b", NOT_ALONE),
+        ("https://rc.hospital.test#x", NOT_ALONE),
+        ("https://...", PLACEHOLDER),
+        pytest.param("https://xn--", NO_ADDRESS, marks=LEFT_TO_DNS),
     ],
 )
 def test_an_address_that_is_unsafe_or_none_is_named_and_refused_before_a_byte_is_sent(
@@ -218,7 +260,7 @@ def test_an_address_that_is_unsafe_or_none_is_named_and_refused_before_a_byte_is
     with pytest.raises(module.ConfigurationError) as caught:
         module.login()
     shown = repr(address.replace("PORT", str(listener[0])))
-    assert str(caught.value).startswith(f"set {variable} ({shown} {problem}); ")
+    assert str(caught.value).startswith(f"set {variable} ({shown} {problem})")
     assert listener[1] == []
 
 
@@ -246,7 +288,7 @@ def test_a_refused_address_ends_the_script_with_exit_code_2_and_one_line(script:
     path = script('print("never here")')
     finished = run_script(path, None, **secure, EB_GDD_URL="http://platform.hospital.test", EB_PASSWORD="x")
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert re.fullmatch(rf"my_script: set EB_GDD_URL \('http://\S+' {UNENCRYPTED}\); .+\n", finished.stderr)
+    assert re.fullmatch(rf"my_script: set EB_GDD_URL \('http://\S+' {UNENCRYPTED}\)\n", finished.stderr)
 
 
 def test_a_login_in_an_address_is_not_written(script: Script) -> None:

@@ -8,18 +8,19 @@ import os
 import re
 import shutil
 import stat
+import sys
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import TEMPLATE, Load, Start, log_of, python, ran, run_script
+from helpers import TEMPLATE, Load, Start, environment_for, log_of, needs_posix, python, ran, run_script, shell
 from server import Simulator
 
 Script = Callable[..., Path]
 FORGERY = "innocent\r\n2026-01-01 00:00:00,000 CRITICAL MainThread   forged\x1b[2J\x85\u2028forged"
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ +\S+ +\S.*|    .*")
-posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no file modes")
+posix = needs_posix(reason="Windows has no file modes")
 
 
 def mode(path: Path) -> int:
@@ -116,7 +117,7 @@ def test_the_log_is_for_its_owner_alone_even_if_an_older_one_was_not(copy: Path)
     assert log_of(copy).startswith("from before\n")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
+@posix
 @pytest.mark.parametrize("older", [False, True])
 def test_the_log_is_readable_by_its_owner_alone(platform: Simulator, script: Script, older: bool) -> None:
     path = script("os.umask(0)")
@@ -129,22 +130,43 @@ def test_the_log_is_readable_by_its_owner_alone(platform: Simulator, script: Scr
     assert log.read_text(encoding="utf-8").startswith("from an older run") is older
 
 
-def test_rotation_bounds_the_size_and_keeps_others_out(copy: Path) -> None:
+def test_rotation_bounds_the_size_keeps_the_five_newest_and_others_out(copy: Path) -> None:
     log = copy.with_suffix(".log")
-    for number in range(1, 6):
-        Path(f"{log}.{number}").write_text(f"number {number}", encoding="utf-8")
+    for age in range(1, 6):
+        older = Path(f"{log}.{age}")
+        older.write_text(f"{age} days old", encoding="utf-8")
+        os.utime(older, times=(0, 1_000_000 - age * 86_400))
     with log.open("wb") as file:
         file.truncate(10_000_000)
     if os.name == "posix":
         log.chmod(0o644)
     run_script(copy, None)
     assert log.stat().st_size < 10_000
-    assert Path(f"{log}.1").stat().st_size == 10_000_000
-    kept = [Path(f"{log}.{number}").read_text(encoding="utf-8") for number in range(2, 6)]
-    assert kept == [f"number {number}" for number in range(1, 5)]
-    assert len(list(copy.parent.glob("my_script.log*"))) == 6
+    kept = {path.read_bytes() for path in copy.parent.glob("my_script.log.*")}
+    assert kept == {bytes(10_000_000), *(f"{age} days old".encode() for age in range(1, 5))}
     if os.name == "posix":
-        assert (mode(log), mode(Path(f"{log}.1"))) == (0o600, 0o600)
+        assert mode(log) == 0o600
+        assert {mode(path) for path in copy.parent.glob("my_script.log.*") if path.stat().st_size > 20} == {0o600}
+
+
+@needs_posix(reason="Windows renames no file that is open")
+def test_a_log_that_another_process_has_set_aside_is_opened_anew_and_not_rotated_again(
+    script: Script, simulator: Start
+) -> None:
+    path = script(
+        """
+        handler = logging.getLogger().handlers[0]
+        logging.info("x" * 9_000)
+        os.rename("my_script.log", "my_script.log.by-another")
+        Path("my_script.log").touch()
+        logging.info("y" * 9_000)
+        logging.info("z")
+        """,
+        LOG_BYTES=10_000,
+    )
+    assert run_script(path, simulator()).returncode == 0
+    assert [other.name for other in path.parent.glob("my_script.log.*")] == ["my_script.log.by-another"]
+    assert "yyy" in log_of(path)
 
 
 # ------------------------------------------------------------------------------------------------------------ its lines
@@ -221,3 +243,51 @@ def test_a_lone_surrogate_does_not_break_log_or_run(script: Script, simulator: S
     assert "half a character: \\ud83d, whole: é" in log_of(path)
     assert "Logging error" not in done.stderr
     assert len(done.stderr.splitlines()) == 2
+
+
+# ------------------------------------------------------------------------------------------------------------ full disk
+
+FULL_DISK = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (Path("my_script.log").stat().st_size,) * 2)  # EFBIG, as ENOSPC would come
+for number in range(100):
+    logging.warning("lost line %d", number)
+"""
+BUFFERED = {"PYTHONUNBUFFERED": ""}  # as Python writes to a file by itself
+no_limits = pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
+
+
+@no_limits
+@pytest.mark.parametrize(("ending", "code"), [("", 0), ("raise LookupError('no input')", 1), ("sys.exit(3)", 3)])
+def test_a_run_goes_on_with_a_full_disk_says_so_once_and_ends_as_it_would(
+    script: Script, platform: Simulator, ending: str, code: int
+) -> None:
+    path = script(f"{FULL_DISK}print(len(get_all_organizations()))\n{ending}")
+    done = run_script(path, platform)
+    assert (done.returncode, done.stdout) == (code, "5\n")
+    problem, *_, closing = done.stderr.splitlines()
+    assert re.fullmatch(r".*my_script\.log: \[Errno \d+\] .*", problem)
+    assert closing.startswith("my_script: ")
+    assert len(done.stderr.splitlines()) == 2, done.stderr
+    assert log_of(path).splitlines()[-1].endswith("services IAM, RC, GDD"), "and nothing is left in halves"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("ending", ["", "main_thread_pool.submit(print, 'too late')"])
+def test_results_that_standard_output_could_not_take_are_a_failed_run(
+    script: Script, platform: Simulator, ending: str
+) -> None:
+    path = script(f"print('a result')\n{ending}")
+    done = shell(f"{sys.executable} my_script.py > /dev/full", path.parent, environment_for(platform, **BUFFERED))
+    assert done.returncode == 1
+    [closing] = done.stderr.splitlines()
+    assert closing.startswith("my_script: failed: standard output: [Errno 28] ")
+    assert log_of(path).splitlines()[-1].endswith(closing)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a device that is always full")
+def test_a_terminal_that_takes_no_line_ends_no_run(script: Script, platform: Simulator) -> None:
+    path = script("logging.error('unseen')\nprint(len(list(run_parallel(abs, range(9)))))")
+    done = shell(f"{sys.executable} my_script.py 2> /dev/full", path.parent, environment_for(platform))
+    assert (done.returncode, done.stdout) == (0, "9\n")
+    assert "unseen" in log_of(path)

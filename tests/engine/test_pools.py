@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import WATCHDOG, Load, wait_until
+from helpers import WATCHDOG, Load, run_script, wait_until
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
+from server import Simulator
 
 POOLS = ("main_thread_pool", "subtasks_thread_pool")
 
@@ -391,7 +393,7 @@ def test_a_submit_sideways_or_up_runs_inline_and_returns_a_finished_future(templ
     assert down.result(WATCHDOG), "work goes down on a thread of the other pool"
 
 
-@pytest.mark.parametrize("raised", [Broken, SystemExit, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("raised", [Broken, KeyboardInterrupt, GeneratorExit])
 @pytest.mark.parametrize("name", POOLS)
 def test_whatever_a_task_raises_comes_out_of_its_future_and_kills_no_worker(
     template: Any, name: str, raised: type[BaseException]
@@ -408,6 +410,31 @@ def test_whatever_a_task_raises_comes_out_of_its_future_and_kills_no_worker(
         getattr(template, name).submit(task).result(WATCHDOG)
     assert isinstance(getattr(template, name).submit(inline).result(WATCHDOG), raised)
     assert works(template)
+
+
+@pytest.mark.parametrize("argument", ["", "0", "'no such centre'"])
+def test_a_task_that_calls_sys_exit_fails_and_cannot_end_the_run_as_if_it_were_done(
+    script: Callable[..., Path], platform: Simulator, argument: str
+) -> None:
+    todo = f"""
+    for number, _ in run_parallel(lambda number: number == 50 and sys.exit({argument}), range(100)):
+        pass
+    """
+    done = run_script(script(todo), platform)
+    assert done.returncode == 1
+    assert "failed: RuntimeError: a task has called sys.exit(); only main() can" in done.stderr
+
+
+def test_what_was_submitted_before_sys_exit_without_an_error_is_still_done(
+    script: Callable[..., Path], platform: Simulator
+) -> None:
+    todo = """
+    for number in range(200):
+        main_thread_pool.submit(sys.stdout.write, f"{number}\\n")
+    sys.exit(0)
+    """
+    done = run_script(script(todo), platform)
+    assert (done.returncode, len(done.stdout.split())) == (0, 200)
 
 
 def test_a_callback_may_submit_the_next_task(template: Any) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
+import sys
+import time
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import OWN_CALLS, Start, run_script
+from helpers import OWN_CALLS, Load, Start, answer, run_script
 from server import Simulator
 
 Script = Callable[..., Path]
@@ -17,7 +21,7 @@ Script = Callable[..., Path]
 DEBUG = 10
 PASSWORD = "Zü-\\-\"quoted\"-'twice'-%s-{x}"
 DEBUG_LIBRARIES = """
-for library in ("httpx", "httpcore"):
+for library in ("httpx", "httpcore", "httpx2", "httpcore2"):
     logging.getLogger(library).setLevel(logging.DEBUG)
 """
 BUSY = """
@@ -123,3 +127,174 @@ get_record_by_patient(patient + "-unknown")
     finished = run_script(path, platform)
     assert finished.returncode == 1
     assert finished.stdout.strip() not in path.with_suffix(".log").read_text(encoding="utf-8") + finished.stderr
+
+
+# ------------------------------------------------------------------------------------------------ Forms, cuts, and time
+
+
+def all_forms(password: str) -> list[str]:
+    """Those above, and JSON without other letters than ASCII's, and two kinds of URL encoding."""
+    urls = [urllib.parse.quote(password, safe=""), urllib.parse.quote_plus(password)]
+    return [*written_forms(password), json.dumps(password)[1:-1], *urls]
+
+
+def test_a_password_is_masked_in_each_form_that_it_may_be_written_in(simulator: Start, script: Script) -> None:
+    password = "Zü é+&/%\"\\x' 7"
+    todo = """
+for form in json.loads(os.environ["FORMS"]):
+    logging.error("here: %s, in the middle: x%sx", form, form)
+raise ValueError(os.environ["FORMS"])
+"""
+    path = script(todo)
+    forms = all_forms(password)
+    finished = run_script(path, simulator("--password", password), FORMS=json.dumps(forms))
+    assert finished.returncode == 1
+    text = written(finished, path)
+    assert text.count("here: ***, in the middle: x***x") == 2 * len(forms)
+    assert [form for form in forms if form in text] == []
+
+
+def test_a_password_that_is_a_year_does_not_show_in_the_dates_of_the_log(simulator: Start, script: Script) -> None:
+    year = time.strftime("%Y")
+    path = script(f'logging.error("the {{}} password".format("{year}"))')
+    finished = run_script(path, simulator("--password", year), EB_PASSWORD=year)
+    assert finished.returncode == 0, finished.stderr
+    lines = path.with_suffix(".log").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith(f"{year}-")] == []
+    assert "the *** password" in finished.stderr
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("text", ["https://h/p;", "https://a:b", "https://h?", "bearer ", "cookie=", "*", "\n", "@"])
+def test_the_time_for_a_text_of_a_server_does_not_grow_with_its_square(
+    simulator: Start, script: Script, text: str
+) -> None:
+    """Of 2 MB; what is quadratic takes ten minutes for half of it."""
+    todo = f"text = {text!r} * 200_000\nlogging.error(text)\nlogging.error('%r', [text])\nraise ValueError(text)"
+    assert run_script(script(todo), simulator()).returncode == 1
+
+
+def test_the_work_for_a_line_does_not_grow_with_the_number_of_tokens_that_were_seen(
+    platform: Simulator, logged_in: Load, capfd: pytest.CaptureFixture[str]
+) -> None:
+    template = logged_in(platform)
+    handler = template.Terminal() if hasattr(template, "LogLine") else template._terminal
+    record = logging.makeLogRecord({"msg": "a line"})
+
+    def work() -> int:
+        events: list[str] = []
+        sys.setprofile(lambda frame, event, argument: events.append(event))
+        handler.emit(record)
+        sys.setprofile(None)
+        return len(events)
+
+    def renew(times: int) -> None:
+        for _ in range(times):
+            platform.control(expire="RC")
+            template.echo(1)
+
+    renew(450)
+    before = work()
+    renew(300)
+    assert work() <= before + 10
+    assert capfd.readouterr().err == "a line\n" * 2
+
+
+def test_tokens_that_are_still_in_use_are_masked_after_many_renewals_of_another_service(
+    platform: Simulator, logged_in: Load, capfd: pytest.CaptureFixture[str]
+) -> None:
+    template = logged_in(platform)
+    for _ in range(450):
+        platform.control(expire="RC")
+        template.echo(1)
+    template.say(f"{template.tokens} {platform.options.password}")
+    text = capfd.readouterr().err
+    in_use = [session[key] for session in template.tokens.values() for key in ("access_token", "refresh_token")]
+    assert [secret for secret in [*in_use, platform.options.password] if secret in text] == []
+
+
+@pytest.mark.parametrize("shown", range(1, 40, 4))
+def test_a_secret_where_a_long_message_is_cut_is_masked_as_a_whole(
+    platform: Simulator, logged_in: Load, capfd: pytest.CaptureFixture[str], shown: int
+) -> None:
+    template = logged_in(platform)
+    token = template.tokens["RC"]["access_token"]
+    template.say("x" * (template.LONGEST_LINE - shown) + token)
+    assert token[:shown] not in capfd.readouterr().err or shown == 1
+
+
+# ------------------------------------------------------------------------------------------------------------- Patients
+
+PATIENT = {"organization": 7, "patientId": "P-0815-" + "4711" * 20, "name": "Zoé Nemo", "birthDate": "1980-02-29"}
+FAILS = """
+def fail(inclusion):
+    raise LookupError("no record")
+
+list(run_parallel(fail, [json.loads(os.environ["ITEM"])]))  # its source stands in the traceback
+"""
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_an_item_that_fails_the_log_has_the_id_in_full_and_nothing_else_and_the_terminal_its_number(
+    platform: Simulator, script: Script, order: int
+) -> None:
+    path = script(FAILS)
+    finished = run_script(path, platform, ITEM=json.dumps(dict(list(PATIENT.items())[::order])))
+    log = path.with_suffix(".log").read_text(encoding="utf-8")
+    assert finished.returncode == 1
+    assert f"failed on item 1: LookupError: no record (id {PATIENT['patientId']})\n" in log
+    assert "failed on item 1: LookupError: no record\n" in finished.stderr
+    assert "P-0815" not in finished.stderr
+    assert [field for field in ("Nemo", "1980", "birthDate") if field in log + finished.stderr] == []
+
+
+@pytest.mark.parametrize(
+    ("item", "shown"),
+    [("P-1", " (id P-1)"), (17, " (id 17)"), ({"id": 5, "patientId": "x"}, " (id 5)"), (["P-1", "Nemo"], "")],
+    ids=repr,
+)
+def test_an_item_that_fails_is_named_in_the_log_by_its_id_if_it_has_one(
+    platform: Simulator, script: Script, item: object, shown: str
+) -> None:
+    path = script(FAILS)
+    finished = run_script(path, platform, ITEM=json.dumps(item))
+    assert f"item 1: LookupError: no record{shown}\n" in path.with_suffix(".log").read_text(encoding="utf-8")
+    assert "item 1: LookupError: no record\n" in finished.stderr
+    assert "Nemo" not in written(finished, path)
+
+
+def test_of_an_inclusion_that_is_passed_for_an_id_no_field_is_written(platform: Simulator, script: Script) -> None:
+    path = script('list(run_parallel(get_record_by_patient, [json.loads(os.environ["ITEM"])]))')
+    finished = run_script(path, platform, ITEM=json.dumps(PATIENT))
+    assert finished.returncode == 1
+    assert [field for field in ("Nemo", "1980") if field in written(finished, path)] == []
+
+
+def test_an_exception_in_a_thread_of_the_scripts_own_ends_the_run_and_shows_no_patient(
+    platform: Simulator, script: Script
+) -> None:
+    todo = """
+thread = threading.Thread(target=get_record_by_patient, args=["patient-4711"], name="mine")
+thread.start()
+thread.join()
+"""
+    path = script(todo)
+    finished = run_script(path, platform)
+    log = path.with_suffix(".log").read_text(encoding="utf-8")
+    assert finished.returncode == 1
+    assert re.search(r"^my_script: failed: thread mine: HTTP 404; ", finished.stderr, re.MULTILINE)
+    assert "thread mine: HTTP 404\n" in log
+    assert "in get_record_by_patient" in log
+    assert "4711" not in log + finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize("location", ["/login?back=patient-4711", "https://sso.hospital.test/login?back=patient-4711"])
+def test_where_a_redirect_leads_is_written_without_its_query(
+    platform: Simulator, script: Script, location: str
+) -> None:
+    platform.control(answer={"organizations": answer(302, b"", location=location)})
+    path = script("get_all_organizations()")
+    finished = run_script(path, platform)
+    assert "my_script: failed: get_all_organizations: HTTP 302; " in finished.stderr
+    assert "4711" not in written(finished, path)

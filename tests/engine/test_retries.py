@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 
 import httpx
 import pytest
 from faults import KINDS
-from helpers import TEMPLATE, Load, answer, imported, wait_until
+from helpers import TEMPLATE, Load, answer, imported, untrusted, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from server import Simulator
@@ -60,7 +62,7 @@ def test_of_the_network_errors_only_those_before_sending_let_a_creation_be_retri
         (httpx.DecodingError("bad gzip"), True),
         (json.JSONDecodeError("Expecting value", "<html>", 0), True),
         (UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid"), True),
-        (httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate"), False),
+        (untrusted(), False),
         (httpx.InvalidURL("no port"), False),
         (httpx.TooManyRedirects("eleven"), False),
         (status_error(302), False),
@@ -190,7 +192,6 @@ def test_a_final_status_is_raised_at_once(platform: Simulator, logged_in: Load, 
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        (b"", json.JSONDecodeError),
         (b"<!DOCTYPE html><title>Maintenance</title>", json.JSONDecodeError),
         (b'{"n": 1', json.JSONDecodeError),
         (b'{"n": "\xe9"}', UnicodeDecodeError),
@@ -206,10 +207,22 @@ def test_a_body_that_is_no_json_is_retried_and_then_raised(
     assert platform.seen()["requests"]["echo"] == ATTEMPTS
 
 
+@pytest.mark.parametrize("status", [200, 204])
+def test_a_success_without_a_body_where_json_was_expected_is_raised_at_once(
+    platform: Simulator, logged_in: Load, status: int
+) -> None:
+    module = logged_in(platform)
+    platform.control(answer={"echo": answer(status, b"")})
+    with pytest.raises(json.JSONDecodeError) as caught:
+        module.echo(1)
+    assert platform.seen()["requests"]["echo"] == 1
+    assert module.describe(caught.value) == "the answer has no body, JSON was expected"
+
+
 def test_json_of_another_kind_than_promised_is_raised_at_once(platform: Simulator, logged_in: Load) -> None:
     module = logged_in(platform)
     platform.control(answer={"organizations": answer(200, b'{"error": "none"}')})
-    with pytest.raises(TypeError, match="RC organizations: the answer is a dict, not a list"):
+    with pytest.raises(TypeError, match=r"RC organizations: the answer is a dict, not a list; .*check_platform\.py"):
         module.get_all_organizations()
     assert platform.seen()["requests"]["organizations"] == 1
 
@@ -259,6 +272,42 @@ def test_a_retry_after_longer_than_the_cap_is_an_error_that_says_so(
     assert caught.value.response.status_code == int(kind[:3])
     assert platform.seen()["requests"]["echo"] == 1
     assert "Retry-After is 1 s" in module.describe(caught.value), "the log and the closing line are silent about it"
+
+
+@pytest.mark.parametrize("clock_ahead", [3600, -3600])
+def test_a_retry_after_that_is_a_date_is_counted_from_the_date_of_the_answer(
+    platform: Simulator, logged_in: Load, caplog: pytest.LogCaptureFixture, clock_ahead: int
+) -> None:
+    """As if the clock of this machine were an hour slow, or fast."""
+    module = logged_in(platform, ERROR_MAX_RETRY=2, WAIT_BEFORE_RETRY=0, MAX_WAIT_BEFORE_RETRY=3000)
+    in_an_hour = http_date(datetime.now(timezone.utc) + timedelta(seconds=clock_ahead + 2000), "GMT")
+    platform.control(clock_ahead=clock_ahead, answer={"echo": answer(503, retry_after=in_an_hour)})
+    with ThreadPoolExecutor(1) as outside, caplog.at_level(logging.WARNING):
+        call = outside.submit(module.echo, 1)
+        wait_until(lambda: call.done() or caplog.messages)
+        module._stop.request(1, "the test is over")
+        with pytest.raises(module.RunStopped):
+            call.result()
+    seconds = re.fullmatch(r"echo: HTTP 503, attempt 1, next in (\d+)\.0 s", caplog.messages[0])
+    assert seconds
+    assert 1900 <= int(seconds[1]) <= 2000
+
+
+def test_the_attempt_that_is_the_last_has_a_line_in_the_log_too(
+    platform: Simulator, logged_in: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = logged_in(platform, ERROR_MAX_RETRY=ATTEMPTS)
+    for status in (503, 404):
+        platform.control(answer={"echo": answer(status)})
+        with caplog.at_level(logging.INFO), pytest.raises(httpx.HTTPStatusError):
+            module.echo(1)
+    lines = [re.sub(r"\d+\.\d+ s", "T", line) for line in caplog.messages if line.startswith("echo: ")]
+    assert lines == [
+        "echo: HTTP 503, attempt 1, next in T",
+        "echo: HTTP 503, attempt 2, next in T",
+        "echo: HTTP 503, attempt 3, given up",
+        "echo: HTTP 404, attempt 1, given up",
+    ]
 
 
 # ------------------------------------------------------------------------------------------ Calls that create something

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import WATCHDOG, Load, Start, environment_for, log_of, ran, run_script
+from helpers import WATCHDOG, Load, Start, environment_for, log_of, needs_posix, ran, run_script
 from study import STATUSES
 
 Script = Callable[..., Path]
@@ -81,7 +80,7 @@ def leave(how: object) -> Callable[[], None]:
     [
         (None, 0, "done"),
         (SystemExit(), 0, "done"),
-        (SystemExit(0), 0, "exit 0"),
+        (SystemExit(0), 0, "done"),
         (SystemExit(3), 3, "exit 3"),
         (SystemExit("no centre has been chosen"), 1, "no centre has been chosen"),
         (ValueError("column 7 is empty"), 1, "failed: ValueError: column 7 is empty"),
@@ -144,7 +143,7 @@ def test_the_closing_line_names_the_last_line_of_the_script_on_the_way_to_an_unf
     path = script(todo)
     done = run_script(path, simulator())
     assert done.returncode == 1
-    assert re.search(rf"my_script: failed: \w+: .*\(my_script\.py line {line_of(path)}\); \d calls in ", done.stderr)
+    assert re.search(rf"my_script: failed: \w+: .*\(my_script\.py line {line_of(path)}\); \d calls", done.stderr)
 
 
 def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: Path, simulator: Start) -> None:
@@ -195,10 +194,44 @@ def test_standard_output_carries_only_what_the_script_prints(script: Script, sim
     assert " WARNING  MainThread   a warning\n" in log_of(path)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="closes the descriptors with a POSIX shell")
+@needs_posix(reason="closes the descriptors with a POSIX shell")
 def test_a_run_without_any_standard_stream_works(script: Script, simulator: Start) -> None:
     path = script('print("unseen")\nlist(run_parallel(len, ["a"]))\nlogging.error("unseen, too")')
     command = ["/bin/sh", "-c", f"exec {sys.executable} my_script.py <&- >&- 2>&-"]
     done = subprocess.run(command, cwd=path.parent, env=environment_for(simulator()), timeout=WATCHDOG)
     assert done.returncode == 0
     assert "my_script: done; " in log_of(path)
+
+
+UNSPEAKABLE = """
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+"""
+
+
+@pytest.mark.parametrize(
+    "todo",
+    [
+        "raise Unspeakable",
+        "raise Unspeakable(1) from Unspeakable(2)",
+        "def task(item):\n    raise Unspeakable\n\nlist(run_parallel(task, [1]))",
+        "@api_call_with_retry('RC')\ndef call():\n    raise Unspeakable\n\ncall()",
+        "def work():\n    raise Unspeakable\n\nthread = threading.Thread(target=work)\nthread.start()\nthread.join()",
+    ],
+    ids=["in main", "in a chain", "in a task", "in a call", "in a thread"],
+)
+def test_an_exception_that_cannot_say_what_it_is_ends_the_run_like_any_other(
+    script: Script, simulator: Start, todo: str
+) -> None:
+    path = script(UNSPEAKABLE + todo)
+    done = run_script(path, simulator())
+    assert done.returncode == 1
+    closing = done.stderr.splitlines()[-1]
+    assert re.match(r"my_script: failed: .*Unspeakable: its __str__ raises RuntimeError", closing)
+    assert "Traceback" not in done.stderr
+    assert "API function" in log_of(path)
+    assert log_of(path).splitlines()[-1].endswith(closing)

@@ -248,3 +248,29 @@ def test_two_threads_can_run_it_at_once(template: Any) -> None:
     for thread in threads:
         thread.join(WATCHDOG)
     assert counts == {"one": 200, "two": 200}
+
+
+@pytest.mark.parametrize(
+    "todo",
+    [
+        "run_parallel(print, ['seen'])",
+        "results = run_parallel(print, ['seen'])",
+        "zip([], run_parallel(print, ['seen']))",
+    ],
+    ids=["thrown away", "kept", "never begun"],
+)
+def test_one_that_nobody_loops_over_says_so_and_how_to(
+    simulator: Start, script: Callable[..., Path], todo: str
+) -> None:
+    path = script(todo)
+    done = run_script(path, simulator())
+    assert done.stdout == ""
+    words = "run_parallel(print, ...) has done nothing: loop over it, or take list(run_parallel(...))"
+    assert words in done.stderr
+    assert words in path.with_suffix(".log").read_text(encoding="utf-8")
+
+
+def test_one_that_was_looped_over_or_begun_says_nothing(simulator: Start, script: Callable[..., Path]) -> None:
+    todo = "next(run_parallel(abs, [1]))\nlist(run_parallel(abs, []))\nfor _ in run_parallel(abs, [1, 2]):\n    break"
+    done = run_script(script(todo), simulator())
+    assert len(done.stderr.splitlines()) == 1, done.stderr

@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers import OWN_CALLS, Load, Start, answer, run_script, summary_of, wait_until
+from helpers import OWN_CALLS, Load, Start, answer, needs_posix, run_script, summary_of, wait_until
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from server import Simulator
@@ -160,16 +159,6 @@ def test_a_refresh_that_failed_is_never_sent_twice(platform: Simulator, logged_i
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
 
-def test_iam_s_token_may_run_out_while_a_service_is_down(platform: Simulator, load: Load) -> None:
-    module = load(platform, WAIT_BEFORE_RETRY=0.3, MAX_WAIT_BEFORE_RETRY=0.3, ERROR_MAX_RETRY=1000, API_TIMEOUT=1)
-    platform.control(answer={"config_token": answer(503)})
-    login = module.main_thread_pool.submit(module.login)
-    wait_until(lambda: platform.seen()["requests"]["config_token"] > 10)  # each wait is 0.15 s at least
-    platform.control(expire="IAM", answer={"config_token": None})
-    login.result()
-    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
-
-
 def test_an_outage_at_the_start_is_waited_for(platform: Simulator, logged_in: Load) -> None:
     platform.control(outage=1)
     module = logged_in(platform, ERROR_MAX_RETRY=1000, MAX_WAIT_BEFORE_RETRY=0.2)
@@ -228,7 +217,7 @@ subtasks_thread_pool.submit(unlucky)  # in a wait of 600 s when the run is stopp
     assert len(numbers) == len(set(numbers)) >= 60
 
 
-IN_VAIN = "RC refuses the access token of a new login (HTTP 401)"
+IN_VAIN = "HTTP 401: RC refuses what the call asks for, with the token of a new login, too"
 REFUSED = re.escape(IN_VAIN)
 
 
@@ -260,7 +249,7 @@ def test_a_token_may_expire_while_all_that_a_service_says_is_401(platform: Simul
     with pytest.raises(httpx.HTTPStatusError, match=REFUSED):
         module.get_record_by_patient("forbidden")
     platform.control(expire="RC")
-    module.tokens["RC"]["received"] -= module.API_TIMEOUT + 1  # that long ago
+    module._sessions.received["RC"] -= module.API_TIMEOUT + 1  # that long ago
     assert module.echo(1) == 1
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
@@ -281,18 +270,10 @@ def test_what_is_no_answer_does_not_count_as_an_accepted_token(platform: Simulat
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
 
-def test_tokens_that_a_script_has_put_there_itself_are_renewed(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
-    module.tokens["RC"] = {"access_token": "out-of-date", "refresh_token": "out-of-date"}
-    assert module.echo(1) == 1
-    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX signal to a thread")
+@needs_posix(reason="a POSIX signal to a thread")
 def test_an_interrupted_refresh_is_not_sent_again(platform: Simulator, logged_in: Load) -> None:
     module = logged_in(platform)
     platform.control(expire="RC", slow_refresh=60)
-    module.tokens["RC"]["received"] -= module.API_TIMEOUT + 1  # that long ago
 
     def interrupt() -> None:
         wait_until(lambda: platform.seen()["refreshes"]["accepted"])
@@ -428,18 +409,14 @@ def test_refusals_before_another_login_do_not_count_after_it(platform: Simulator
 
 # ---------------------------------------------------------------------------------------------------- Malformed answers
 
-SESSION_KEYS = {
-    "login": ("userId", "access_token", "refresh_token"),
-    "config_token": ("access_token", "refresh_token"),
-    "refresh_token": ("access_token", "refresh_token"),
-}
 HTML = b"<!DOCTYPE html><title>Maintenance</title><p>Op\xe9ration en cours"
 usable = st.from_regex(r"[!-~]{1,20}", fullmatch=True)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
 )
-sessions = st.fixed_dictionaries({}, optional=dict.fromkeys(SESSION_KEYS["login"], usable | values))
+session_keys = ("userId", "access_token", "refresh_token")
+sessions = st.fixed_dictionaries({}, optional=dict.fromkeys(session_keys, usable | values))
 bodies = st.one_of(
     st.binary(max_size=50),
     st.tuples(sessions | values, st.sampled_from(["utf-8", "utf-16", "latin-1"])).map(
@@ -452,12 +429,16 @@ charsets = st.sampled_from(["application/json", "application/json; charset=utf-1
 
 
 def is_session(body: bytes, endpoint: str) -> bool:
+    """Whether it holds what is used of it: an access token, and at the login a user, who may be a number."""
     try:
         session = json.loads(body)
     except ValueError:
         return False
-    tokens = [session.get(key) for key in SESSION_KEYS[endpoint]] if isinstance(session, dict) else [None]
-    return all(isinstance(token, str) and re.fullmatch("[!-~]+", token) for token in tokens)
+    if not isinstance(session, dict) or not re.fullmatch("[!-~]+", str(session.get("access_token") or "")):
+        return False
+    user = session.get("userId")
+    has_user = user != "" and isinstance(user, (str, int)) and not isinstance(user, bool)
+    return isinstance(session["access_token"], str) and (has_user or endpoint != "login")
 
 
 def malformed(endpoint: str) -> Callable[[Any], Any]:
@@ -513,3 +494,71 @@ def test_a_malformed_answer_to_a_refresh_is_one_warning_and_another_login(
     assert re.fullmatch(r"RC refresh_token: [^\n]{5,300}; logging in again", caplog.messages[0])
     assert len(caplog.messages) == 1
     assert platform.seen()["logins"] == LOGGED_IN_ONCE
+
+
+# ------------------------------------------------------------------------------------------- Other habits of a platform
+
+
+def test_60_threads_go_on_with_a_renewal_that_hands_out_the_same_string(platform: Simulator, logged_in: Load) -> None:
+    platform.control(renewals={"same_access": True})
+    module = logged_in(platform)
+    before = module.tokens["RC"]["access_token"]
+    call_60_at_a_time(module, module.echo, lambda: platform.control(expire="RC"))
+    assert module.tokens["RC"]["access_token"] == before
+    assert platform.seen()["refreshes"] == {"accepted": 1, "refused": 0}
+    assert platform.seen()["logins"] == LOGGED_IN_ONCE
+
+
+def test_a_refresh_answer_without_refresh_token_leaves_the_old_one_in_use(platform: Simulator, logged_in: Load) -> None:
+    platform.control(renewals={"rotates": False})
+    module = logged_in(platform)
+    before = module.tokens["RC"]["refresh_token"]
+    platform.control(omit=["refresh_token"])
+    for _ in range(3):
+        platform.control(expire="RC")
+        assert module.echo(1) == 1
+    assert module.tokens["RC"]["refresh_token"] == before
+    assert platform.seen()["refreshes"] == {"accepted": 3, "refused": 0}
+    assert platform.seen()["logins"] == LOGGED_IN_ONCE
+
+
+def test_a_platform_without_refresh_tokens_is_logged_in_to_again(platform: Simulator, logged_in: Load) -> None:
+    platform.control(omit=["refresh_token"])
+    module = logged_in(platform)
+    call_60_at_a_time(module, module.echo, lambda: platform.control(expire="RC"))
+    assert platform.seen()["requests"]["refresh_token"] == 0
+    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+
+
+def test_a_user_may_be_a_number(platform: Simulator, logged_in: Load) -> None:
+    platform.control(user_id=4711)
+    module = logged_in(platform)
+    assert module.echo(1) == 1
+    assert platform.seen()["configurations"] == {"accepted": 2, "refused": 0}
+
+
+def test_a_service_that_is_down_for_longer_than_api_timeout_and_then_refuses_is_one_error_after_one_login(
+    platform: Simulator, logged_in: Load
+) -> None:
+    module = logged_in(platform, API_TIMEOUT=0.5, ERROR_MAX_RETRY=1000, MAX_WAIT_BEFORE_RETRY=0.05)
+    platform.control(revoke_refresh=True, answer={"config_token": answer(503)})
+    with ThreadPoolExecutor(1) as outside:
+        call = outside.submit(module.echo, 1)
+        before = platform.seen()["requests"]["config_token"]
+        wait_until(lambda: platform.seen()["requests"]["config_token"] >= before + 20)  # 0.05 s apart, or half of it
+        platform.control(answer={"config_token": answer(403)})
+        wait_until(lambda: call.done() or platform.seen()["logins"]["accepted"] > 5)
+        module._stop.request(1, "the test is over")
+        with pytest.raises(module.RunStopped, match="RC config_token: refused with HTTP 403"):
+            call.result()
+    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+
+
+def test_a_token_that_runs_out_unused_after_a_new_login_is_renewed(platform: Simulator, logged_in: Load) -> None:
+    """The new login was RC's doing, and gave GDD tokens, too; its calls are as good as any."""
+    module = logged_in(platform)
+    exec(BOTH_SERVICES, vars(module))
+    platform.control(revoke_refresh=True)
+    assert module.echo(1) == 1
+    platform.control(expire="GDD")
+    assert module.both(2) == 2

@@ -1,10 +1,14 @@
-"""Ctrl-C and SIGTERM, as real signals to real processes; and whatever else could keep a process from ending."""
+"""Ctrl-C, SIGTERM and SIGHUP, as real signals to real processes; and whatever else could keep a process from ending.
+
+Windows has no kill(): there a thread of the script raises the signal, which the main thread hears no better.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -15,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import WATCHDOG, Load, Start, answer, environment_for, wait_until
+from helpers import WATCHDOG, Load, Start, answer, environment_for, needs_posix, summary_of, wait_until
 from server import Simulator
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals, sent by kill()")
+sent_by_kill = needs_posix(reason="Windows has no kill(); a twin raises the signal from within")
 
 IN_TIME = 40  # seconds; a process that goes on with what it was doing takes 60
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+if sys.platform != "win32":
+    EXIT_CODES[signal.SIGHUP] = 129
 Script = Callable[..., Path]
 
 
@@ -154,6 +160,7 @@ STATES = {
 }
 
 
+@sent_by_kill
 @pytest.mark.parametrize("number", EXIT_CODES, ids=lambda number: number.name)
 @pytest.mark.parametrize("name", STATES)
 def test_a_signal_ends_the_run_with_its_exit_code_a_complete_log_and_the_finally_of_the_script(
@@ -179,26 +186,6 @@ finally:
     print("the finally ran")
     main_thread_pool.submit(print, "a task that came too late")
 """
-
-
-def test_a_second_ctrl_c_ends_the_process_at_once(
-    platform: Simulator, script: Script, start: Callable[..., Running]
-) -> None:
-    todo = """
-    try:
-        print("started", flush=True)
-        threading.Event().wait()
-    finally:
-        print("cleaning", flush=True)
-        threading.Event().wait()
-    """
-    running = start(script(todo), platform)
-    running.says("started")
-    running.process.send_signal(signal.SIGINT)
-    running.says("cleaning")
-    running.process.send_signal(signal.SIGINT)
-    assert running.exit_code() == 130
-    assert running.text(".err") == ""
 
 
 BLOCKED = """
@@ -239,9 +226,28 @@ GOES_ON = {
         "future.result()"
     ),
     "a thread of the script's own": "threading.Thread(target=blocked).start()\nthreading.Event().wait()",
+    "a task, after an except of the script's": (
+        "with contextlib.suppress(BaseException):\n    main_thread_pool.submit(blocked).result()"
+    ),
+    "a thread of the script's own, after an except of the script's": (
+        "threading.Thread(target=blocked).start()\n"
+        "with contextlib.suppress(BaseException):\n    threading.Event().wait()"
+    ),
+    "a finally": "try:\n    blocked()\nfinally:\n    threading.Event().wait()",
+    "an except that catches whatever comes, for ever": (
+        "while True:\n    with contextlib.suppress(BaseException):\n        blocked()"
+    ),
+    "an output that nobody reads, and a full pipe": (
+        "seen = os.dup(1)\n"
+        "reading, writing = os.pipe()\n"
+        "os.dup2(writing, 1)\n"
+        "os.write(seen, b'blocked')\n"
+        "print('x' * 1_000_000, flush=True)"
+    ),
 }
 
 
+@sent_by_kill
 @pytest.mark.parametrize("name", GOES_ON)
 def test_nothing_that_never_ends_holds_the_process_after_ctrl_c(
     platform: Simulator, script: Script, start: Callable[..., Running], name: str
@@ -249,6 +255,7 @@ def test_nothing_that_never_ends_holds_the_process_after_ctrl_c(
     check_ctrl_c(start(script(BLOCKED + GOES_ON[name]), platform), "blocked")
 
 
+@sent_by_kill
 @pytest.mark.parametrize("caught", ["KeyboardInterrupt", "Exception", "(KeyboardInterrupt, Exception)"])
 def test_a_loop_that_catches_what_ctrl_c_raises_ends_with_its_next_call(
     platform: Simulator, script: Script, start: Callable[..., Running], caught: str
@@ -264,6 +271,7 @@ def test_a_loop_that_catches_what_ctrl_c_raises_ends_with_its_next_call(
     check_ctrl_c(start(script(todo), platform), "called")
 
 
+@sent_by_kill
 def test_threads_of_the_scripts_own_end_with_their_next_call_and_without_a_traceback(
     platform: Simulator, script: Script, start: Callable[..., Running]
 ) -> None:
@@ -280,8 +288,10 @@ def test_threads_of_the_scripts_own_end_with_their_next_call_and_without_a_trace
     check_ctrl_c(start(script(todo), platform), "called")
 
 
-def test_a_ctrl_c_that_is_ignored_at_the_start_stays_ignored_and_sigterm_works(
-    platform: Simulator, script: Script, start: Callable[..., Running]
+@sent_by_kill
+@pytest.mark.parametrize("ignored", ["SIGINT", "SIGHUP"])  # as under `&` in a script of sh; as under nohup
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored_and_sigterm_works(
+    platform: Simulator, script: Script, start: Callable[..., Running], ignored: str
 ) -> None:
     todo = """
     print("started", flush=True)
@@ -291,13 +301,186 @@ def test_a_ctrl_c_that_is_ignored_at_the_start_stays_ignored_and_sigterm_works(
     threading.Event().wait()
     """
     path = script(todo)
-    running = start(path, platform, "sh", "-c", 'trap "" INT; exec "$0" "$1"')  # as nohup, or `&` in a script of sh
+    running = start(path, platform, "sh", "-c", f'trap "" {ignored[3:]}; exec "$0" "$1"')
     running.says("started")
-    running.process.send_signal(signal.SIGINT)
+    running.process.send_signal(signal.Signals[ignored])
     path.with_name("go on").touch()
     running.says("5 centres")
     running.process.send_signal(signal.SIGTERM)
     check_stopped(running, signal.SIGTERM)
+
+
+@sent_by_kill
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a mutex of zeros need not be a mutex")
+@pytest.mark.parametrize("number", EXIT_CODES, ids=lambda number: number.name)
+def test_a_call_of_c_code_that_goes_on_after_a_signal_does_not_hold_the_process(
+    platform: Simulator, script: Script, start: Callable[..., Running], number: signal.Signals
+) -> None:
+    todo = """
+    import ctypes
+
+    print("deaf", flush=True)  # as in the look-up of a host while no name server answers
+    mutex = ctypes.create_string_buffer(128)
+    for _ in range(2):
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    """
+    running = start(script(todo), platform)
+    running.says("deaf")
+    running.process.send_signal(number)
+    check_stopped(running, number)
+
+
+SECOND = {
+    "future.result()": "main_thread_pool.submit(blocked).result()",
+    "a finally": "try:\n    blocked()\nfinally:\n    threading.Event().wait()",
+    "an except for ever": "while True:\n    with contextlib.suppress(BaseException):\n        blocked()",
+    "an except, and a task that goes on": GOES_ON["a task, after an except of the script's"],
+    "closing after a failure": "main_thread_pool.submit(blocked)\nraise LookupError('no input')",
+}
+
+
+@sent_by_kill
+@pytest.mark.parametrize("number", EXIT_CODES, ids=lambda number: number.name)
+@pytest.mark.parametrize("name", SECOND)
+def test_a_second_signal_ends_the_process_whatever_is_left_of_the_grace(
+    platform: Simulator, script: Script, start: Callable[..., Running], name: str, number: signal.Signals
+) -> None:
+    running = start(script(BLOCKED + SECOND[name], GRACE_SECONDS=600), platform)
+    running.says("blocked")
+    if name == "closing after a failure":
+        running.says("no input", ".log")
+    running.process.send_signal(number)
+
+    def has_ended() -> bool:  # the same signal within moments may be taken for one
+        running.process.send_signal(number)
+        return running.process.poll() is not None
+
+    wait_until(has_ended, within=IN_TIME)
+    assert running.exit_code() in (EXIT_CODES[number], 1 if name == "closing after a failure" else None)
+
+
+# Lets a thread of the script raise signals, each once the main thread stands still within a function.
+RAISING = """
+def place_in(function):
+    frame = sys._current_frames()[threading.main_thread().ident]
+    place, names = (frame.f_code, frame.f_lasti), set()
+    while frame:
+        names.add(frame.f_code.co_name)
+        frame = frame.f_back
+    return place if function in names else object()
+
+
+def raise_within(function, *numbers):
+    places = []
+    while len(places) < 20 or len(set(places[-20:])) > 1:
+        places.append(place_in(function))
+        time.sleep(0.01)
+    for number in numbers:
+        signal.raise_signal(number)
+
+
+"""
+GUARD = 'if __name__ == "__main__":\n'
+
+
+def raising(script: Script, todo: str, *numbers: signal.Signals, within: str = "main", **constants: float) -> Path:
+    """A script in which a thread raises signals once the main thread stands still."""
+    names = ", ".join(f"signal.{number.name}" for number in numbers)
+    thread = f"    threading.Thread(target=raise_within, args=({within!r}, {names}), daemon=True).start()\n"
+    return script(todo, edits={GUARD: RAISING + GUARD + thread}, **constants)
+
+
+STANDS = {
+    "a call": "get_statistics('1')",
+    "future.result() of 1,000 calls": (
+        "[future.result() for future in [main_thread_pool.submit(get_statistics, '1') for _ in range(1000)]]"
+    ),
+    "as_completed": (
+        "for future in as_completed([main_thread_pool.submit(get_statistics, '1') for _ in range(1000)]):\n"
+        "    future.result()"
+    ),
+    "Event().wait()": "threading.Event().wait()",
+    "run_parallel": "list(run_parallel(get_statistics, itertools.repeat('1')))",
+    "a with": "with subtasks_thread_pool as executor:\n    executor.submit(get_statistics, '1')",
+    "a finally": "try:\n    1 / 0\nfinally:\n    threading.Event().wait()",
+    "an except for ever": (
+        "while True:\n    with contextlib.suppress(BaseException):\n        threading.Event().wait()"
+    ),
+    "an except, and a task that goes on": (
+        "with contextlib.suppress(BaseException):\n    main_thread_pool.submit(threading.Event().wait).result()"
+    ),
+    "a full pipe": "os.dup2(os.pipe()[1], 1)\nprint('x' * 1_000_000, flush=True)",
+}
+
+
+@sent_by_kill
+@pytest.mark.parametrize("name", STANDS)
+def test_a_signal_that_the_main_thread_does_not_hear_ends_the_run_all_the_same(
+    simulator: Start, script: Script, start: Callable[..., Running], name: str
+) -> None:
+    platform = simulator()
+    platform.control(hold=60)
+    check_stopped(start(raising(script, STANDS[name], signal.SIGINT), platform), signal.SIGINT)
+
+
+@sent_by_kill
+def test_a_signal_that_the_main_thread_does_not_hear_ends_a_login_that_is_held(
+    simulator: Start, script: Script, start: Callable[..., Running]
+) -> None:
+    platform = simulator("--latency", "60")
+    check_stopped(start(raising(script, "pass", signal.SIGINT, within="post"), platform), signal.SIGINT)
+
+
+@sent_by_kill
+@pytest.mark.parametrize("number", EXIT_CODES, ids=lambda number: number.name)
+def test_a_signal_that_is_sent_twice_at_once_leaves_a_complete_log(
+    platform: Simulator, script: Script, start: Callable[..., Running], number: signal.Signals
+) -> None:
+    """Shell and kernel both send SIGHUP when a terminal closes; timeout(1) sends SIGTERM to its child and its group."""
+    path = raising(script, "threading.Event().wait()", number, number)
+    check_stopped(start(path, platform), number)
+
+
+@pytest.mark.parametrize("number", EXIT_CODES, ids=lambda number: number.name)
+def test_a_first_signal_while_a_failed_run_is_closing_leaves_the_reason_the_table_and_the_closing_line_in_the_log(
+    platform: Simulator, script: Script, start: Callable[..., Running], number: signal.Signals
+) -> None:
+    todo = f"""
+    def raise_when_it_has_failed():
+        while "no input" not in Path("my_script.log").read_text(encoding="utf-8"):
+            time.sleep(0.01)
+        signal.raise_signal(signal.{number.name})
+
+    threading.Thread(target=raise_when_it_has_failed, daemon=True).start()
+    main_thread_pool.submit(threading.Event().wait)
+    raise LookupError("no input")
+    """
+    running = start(script(todo), platform)
+    assert running.exit_code() == 1
+    log = running.text(".log")
+    assert log.count("CRITICAL") == 2
+    assert "Traceback" in log
+    assert "API function" in log.partition("Traceback")[2]
+    assert re.search(r"my_script: failed: LookupError: no input \(my_script.py line \d+\)[^\n]*\n\Z", log)
+    assert running.text(".err").count("failed: LookupError: no input") == 1
+
+
+def test_a_script_that_handles_ctrl_c_itself_is_neither_interrupted_nor_ended(
+    platform: Simulator, script: Script, start: Callable[..., Running]
+) -> None:
+    todo = """
+    heard = []
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    signal.raise_signal(signal.SIGINT)
+    while not heard:
+        pass
+    for _ in range(50):
+        get_all_organizations()
+    print("went on")
+    """
+    running = start(script(todo, GRACE_SECONDS=0), platform)
+    assert running.exit_code() == 0, running.text(".err")
+    assert running.text(".out") == "went on\n"
 
 
 def test_a_failed_run_does_not_wait_for_the_calls_that_are_held(
@@ -323,6 +506,52 @@ def test_a_failed_run_does_not_wait_for_the_calls_that_are_held(
     assert running.exit_code() == 1
     assert "my_script: failed: LookupError: no input" in running.text(".err")
     assert "API function" in running.text(".log")
+
+
+@sent_by_kill
+@pytest.mark.parametrize("number", EXIT_CODES, ids=lambda number: number.name)
+def test_the_first_signal_while_a_failed_run_is_closing_leaves_reason_table_and_closing_line_in_the_log(
+    simulator: Start, script: Script, start: Callable[..., Running], number: signal.Signals
+) -> None:
+    platform = simulator()
+    platform.control(hold=60)
+    todo = """
+    for _ in range(20):
+        main_thread_pool.submit(get_statistics, "1")
+    while not Path("go on").exists():
+        time.sleep(0.01)
+    raise LookupError("no input")
+    """
+    path = script(todo, GRACE_SECONDS=5)
+    running = start(path, platform)
+    has_seen("statistics", 20)(running, platform)
+    path.with_name("go on").touch()
+    running.says("LookupError: no input", ".log")  # and now it waits for 20 calls
+    running.process.send_signal(number)
+    assert running.exit_code() in (1, EXIT_CODES[number])
+    assert "Traceback" in running.text(".log")
+    assert "API function" in running.text(".log")
+    closing = running.text(".err").splitlines()[-1]
+    assert closing.startswith("my_script: failed: LookupError: no input")
+    assert running.text(".log").splitlines()[-1].endswith(closing)
+
+
+@sent_by_kill
+@pytest.mark.parametrize("state", ["in flight", "backing off"])
+def test_calls_that_ctrl_c_cuts_off_are_no_failures(
+    simulator: Start, script: Script, start: Callable[..., Running], state: str
+) -> None:
+    platform = simulator()
+    platform.control(**({"hold": 60} if state == "in flight" else {"answer": {"statistics": answer(503)}}))
+    path = script("list(run_parallel(get_statistics, itertools.repeat('1')))", GRACE_SECONDS=1, WAIT_BEFORE_RETRY=60)
+    running = start(path, platform)
+    has_seen("statistics", 20)(running, platform)
+    if state == "backing off":
+        wait_until(lambda: running.text(".log").count("attempt 1, next in") == 20)
+    running.process.send_signal(signal.SIGINT)
+    assert running.exit_code() == 130
+    assert "failure" not in running.text(".err")
+    assert sum(row["failures"] for row in summary_of(running.text(".log")).values()) == 0
 
 
 BY_ITSELF = """
@@ -356,7 +585,7 @@ def test_tasks_that_outlast_a_failure_start_no_thread_anew(
     assert running.text(".out") == "ended by itself\n"
 
 
-def test_threads_that_are_idle_end_although_the_grace_was_used_up_before(
+def test_a_grace_that_the_finally_of_the_script_has_used_up_leaves_time_for_the_end_of_the_log(
     platform: Simulator, script: Script, start: Callable[..., Running]
 ) -> None:
     todo = """
@@ -364,12 +593,10 @@ def test_threads_that_are_idle_end_although_the_grace_was_used_up_before(
         list(run_parallel(abs, range(100)))
         signal.raise_signal(signal.SIGINT)
     finally:
-        while time.monotonic() <= _stop.deadline:  # writes a file, say
+        while _stop.grace_left() > 0:  # writes a file, say
             time.sleep(0.01)
     """
-    running = start(script(BY_ITSELF + textwrap.dedent(todo), GRACE_SECONDS=0.1), platform)
-    check_stopped(running, signal.SIGINT)
-    assert running.text(".out") == "ended by itself\n"
+    check_stopped(start(script(todo, GRACE_SECONDS=0.1), platform), signal.SIGINT)
 
 
 def test_an_interactive_session_goes_on_although_a_call_is_held(
@@ -408,32 +635,72 @@ def test_a_run_that_is_done_waits_for_what_was_submitted_and_for_threads_of_the_
     assert set(running.text(".out").splitlines()) == {"main is done", "a task 5", "a subtask 5", "a thread"}
 
 
+def signals_of_the_process() -> list[Any]:
+    """The handlers, and the file that is written to when a signal comes; to be called in the main thread."""
+    signal.set_wakeup_fd(wakeup := signal.set_wakeup_fd(-1))
+    return [wakeup, *map(signal.getsignal, EXIT_CODES)]
+
+
+@pytest.fixture
+def wakeup() -> Iterator[None]:
+    """Somebody else, a notebook say, wants to know of signals."""
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        sender.setblocking(False)
+        previous = signal.set_wakeup_fd(sender.fileno())
+        yield
+        signal.set_wakeup_fd(previous)
+
+
 def test_run_works_in_a_thread_other_than_the_main_one_and_leaves_the_signals_alone(
-    load: Load, platform: Simulator
+    load: Load, platform: Simulator, wakeup: None
 ) -> None:
     template, codes = load(platform), list[int]()
-    handlers = [signal.getsignal(number) for number in EXIT_CODES]
-    inside: list[Any] = []
+    before, is_in, go_on = signals_of_the_process(), threading.Event(), threading.Event()
 
     def main() -> None:
-        inside.extend(signal.getsignal(number) for number in EXIT_CODES)
         assert len(list(template.run_parallel(abs, range(50)))) == 50
+        is_in.set()
+        go_on.wait(WATCHDOG)
 
     thread = threading.Thread(target=lambda: codes.append(template.run(main)))
     thread.start()
+    is_in.wait(WATCHDOG)
+    inside = signals_of_the_process()
+    go_on.set()
     thread.join(WATCHDOG)
     assert codes == [0]
-    assert inside == handlers
+    assert inside == before
 
 
-def test_run_gives_the_signals_back_and_can_be_called_again_after_a_ctrl_c(load: Load, platform: Simulator) -> None:
-    template = load(platform)
-    handlers = [signal.getsignal(number) for number in EXIT_CODES]
+def test_a_notebook_keeps_its_signals_and_is_interrupted_as_it_is_used_to(
+    load: Load, platform: Simulator, wakeup: None, ctrl_c_is_heard: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template, before, inside = load(platform), signals_of_the_process(), list[Any]()
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
 
     def interrupted() -> None:
+        inside.extend(signals_of_the_process())
         signal.raise_signal(signal.SIGINT)
 
     assert template.run(interrupted) == 130
-    assert [signal.getsignal(number) for number in EXIT_CODES] == handlers
+    assert inside == before == signals_of_the_process()
+
+
+@needs_posix(reason="on Windows pytest-timeout has a thread in this process, for which the run would wait")
+def test_run_gives_the_signals_back_and_can_be_called_again_after_a_ctrl_c(
+    load: Load, platform: Simulator, wakeup: None
+) -> None:
+    template = load(platform)
+    before, inside = signals_of_the_process(), list[Any]()
+
+    def interrupted() -> None:
+        inside.extend(signals_of_the_process())
+        signal.raise_signal(signal.SIGINT)
+
+    assert template.run(interrupted) == 130
+    assert signals_of_the_process() == before
+    assert not set(inside) & set(before), "it was to hear all of them"
+    assert "signals" not in [thread.name for thread in threading.enumerate()]
     assert list(template.run_parallel(abs, [-1])) == [(-1, 1)], "the pools work without a run, too"
     assert template.run(template.get_all_organizations) == 0

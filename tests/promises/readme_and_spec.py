@@ -41,3 +41,8 @@ def section(heading: str, text: str) -> str:
     level = heading.split()[0] + " "
     lines = text.split(heading + "\n", 1)[1].split("\n")
     return "\n".join(takewhile(lambda line: not line.startswith(level), lines))
+
+
+def recipe(heading: str) -> str:
+    """The Python blocks under a heading of the README, which follow one another."""
+    return "\n".join(blocks("python", section(heading, README)))

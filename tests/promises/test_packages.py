@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import uv
-from helpers import WATCHDOG, base_python, environment_for
+from helpers import WATCHDOG, base_python, environment_for, needs_posix
 from packaging.requirements import Requirement
 from packaging.version import Version
 from readme_and_spec import README, TOP, code
@@ -21,8 +21,8 @@ COMMAND = "uv run my_script.py"
 ALLOWED = [Requirement(line) for line in (TOP / "requirements.txt").read_text(encoding="utf-8").split()]
 OLDEST = {each.name: Version(re.findall(r">=([\d.]+)", str(each.specifier))[0]) for each in ALLOWED}
 TODO = """
-import importlib.metadata
-print("packages", importlib.metadata.version("httpx"), importlib.metadata.version("tqdm"))
+import tqdm as bars
+print("packages", httpx.__version__, bars.__version__)
 ids = [organization["id"] for organization in get_all_organizations()]
 with tqdm(total=10, desc="By hand", bar_format=custom_bar_format, position=get_thread_position()) as bar:
     for _, counts in run_parallel(get_statistics, ids * 2, desc="In parallel"):
@@ -31,7 +31,7 @@ with tqdm(total=10, desc="By hand", bar_format=custom_bar_format, position=get_t
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs a terminal that a test can read")
+@needs_posix(reason="needs a terminal that a test can read")
 @pytest.mark.parametrize("resolution", ["highest", "lowest-direct"])
 def test_a_copy_runs_by_uv_alone(
     resolution: str, platform: Simulator, script: Callable[..., Path], tmp_path: Path

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
+from itertools import groupby
 from typing import Any
 
 import httpx
 import pytest
-from helpers import TEMPLATE, Load
+from helpers import TEMPLATE, Load, untrusted
 from pytest_examples import CodeExample, EvalExample, find_examples
 from readme_and_spec import README, README_FILE, SPECIFICATION, SPECIFICATION_FILE, TOP, blocks, code, section, table
 from sandbox import sandbox_parser
@@ -25,20 +27,41 @@ CALLS = {
 ELSEWHERE = {"nohup", "inf"}  # what the specification names that is not in the file
 
 
+OF_RECIPES = re.compile(r"(?m)^import pandas")  # run by tests/recipes
+
+
+def heading_of(example: CodeExample) -> str:
+    """The heading that a block stands under."""
+    above = example.path.read_text(encoding="utf-8").split("\n")[: example.start_line]
+    return next(line for line in reversed(above) if re.match("##+ ", line))
+
+
+CHAPTERS = {
+    f"{path.stem}: {heading}": list(examples)
+    for (path, heading), examples in groupby(EXAMPLES, lambda each: (each.path, heading_of(each)))
+}
+
+
 @pytest.fixture
-def run_example(eval_example: EvalExample, platform: Simulator, load: Load) -> Any:
-    """Run a Python block with the names of the template, logged in, and compare what it prints with its #> lines."""
+def run_examples(eval_example: EvalExample, platform: Simulator, load: Load) -> Any:
+    """Run Python blocks one after the other with the names of the template, logged in; compare with their #> lines."""
     template = load(platform)
     template.login()
     eval_example.set_config(line_length=120)
-    # Not the dunder names: they would make the runner execute the template in place of the example.
-    names = {name: value for name, value in vars(template).items() if not name.startswith("__")}
-    return lambda example: eval_example.run_print_check(example, module_globals=names)
+
+    def run(examples: list[CodeExample]) -> None:
+        names = vars(template)
+        for example in examples:
+            # Not the dunder names: they would make the runner execute the template in place of the example.
+            names = {name: value for name, value in names.items() if not name.startswith("__")}
+            names = {**names, **eval_example.run_print_check(example, module_globals=names)}
+
+    return run
 
 
-@pytest.mark.parametrize("example", [pytest.param(each, id=f"{each.path.stem}:{each.start_line}") for each in EXAMPLES])
-def test_each_python_block_prints_what_it_says(example: CodeExample, run_example: Any) -> None:
-    run_example(example)
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_the_python_blocks_under_each_heading_print_what_they_say(chapter: str, run_examples: Any) -> None:
+    run_examples([example for example in CHAPTERS[chapter] if not OF_RECIPES.search(example.source)])
 
 
 @pytest.mark.parametrize(
@@ -50,13 +73,14 @@ def test_each_python_block_prints_what_it_says(example: CodeExample, run_example
         "print(1)\n",
     ],
 )
-def test_a_python_block_that_is_wrong_is_found(source: str, run_example: Any) -> None:
+def test_a_python_block_that_is_wrong_is_found(source: str, run_examples: Any) -> None:
     with pytest.raises((NameError, pytest.fail.Exception)):
-        run_example(CodeExample.create(source, prefix="python"))
+        run_examples([CodeExample.create(source, prefix="python")])
 
 
 def test_no_python_block_is_overlooked() -> None:
-    assert len(EXAMPLES) == len(re.findall(r"(?m)^ *```py", BOTH)) > 10
+    assert sum(map(len, CHAPTERS.values())) == len(re.findall(r"(?m)^ *```py", BOTH)) > 10
+    assert sum(bool(OF_RECIPES.search(example.source)) for example in EXAMPLES) == 1
     assert max(len(line) for block in blocks("python", BOTH) for line in block.split("\n")) <= 120
 
 
@@ -75,17 +99,20 @@ def test_the_table_of_constants_is_that_of_the_file() -> None:
 def test_the_tables_of_endpoints_are_those_of_the_file(load: Load) -> None:
     services = load().MICROSERVICES
     paths = {(app, endpoint): path for app in services for endpoint, path in services[app]["endpoints"].items()}
-    rows = table("service | endpoint | call | path | function")
-    assert {(app, code(endpoint)[0]): code(path)[0] for app, endpoint, _, path, _ in rows} == paths
-    assert {(app, code(endpoint)[0]): call for app, endpoint, call, _, _ in rows} == dict.fromkeys(
-        paths, "POST"
-    ) | CALLS
+    shown = {
+        (app, endpoint): (call, path)
+        for apps, endpoints, call, paths, _ in table("service | endpoint | call | path | function")
+        for app in apps.split(", ")
+        for endpoint, path in zip(code(endpoints), code(paths), strict=True)
+    }
+    calls = dict.fromkeys(paths, "POST") | CALLS
+    assert shown == {each: (calls[each], path) for each, path in paths.items()}
     assumed = {
         (app, code(endpoint)[0]): call.split()[0].strip(",")
         for apps, endpoint, call, _, _ in table("service | endpoint | call | answer | function", SPECIFICATION)
         for app in apps.split(", ")
     }
-    assert assumed == dict.fromkeys(paths, "POST") | CALLS
+    assert assumed == calls
 
 
 def test_the_environment_variables_are_those_of_the_file() -> None:
@@ -96,14 +123,15 @@ def test_the_environment_variables_are_those_of_the_file() -> None:
 
 
 def test_the_exit_codes_are_those_of_the_file(load: Load) -> None:
-    assert [code for code, _ in table("exit code | meaning")] == re.findall(r"\b\d+\b", load().run.__doc__)
+    (sentence,) = re.findall(r"Exit codes: .*", README)
+    assert sorted(code(sentence)) == sorted(re.findall(r"\b\d+\b", load().run.__doc__))
 
 
 def test_the_packages_are_named_alike_wherever_they_are_named() -> None:
     required = (TOP / "requirements.txt").read_text(encoding="utf-8").split()
     head = SOURCE[: SOURCE.index('"""')]
-    assert re.findall(r'"([a-z]+[>=][^"]+)"', head) == required
-    installed = [re.findall(r'"(\S+)"', line) for line in (SOURCE + README).split("\n") if "pip install" in line]
+    assert re.findall(r'"([a-z0-9]+[>=][^"]+)"', head) == required
+    installed = [re.findall(r'"(\S+)"', line) for line in (SOURCE + README).split("\n") if 'pip install "' in line]
     assert installed == [required, required]
     python = re.findall(r'requires-python = ">=(.+)"', head)
     assert re.findall(r"Python ([\d.]+) or newer", README) == python == ["3.10"]
@@ -111,8 +139,8 @@ def test_the_packages_are_named_alike_wherever_they_are_named() -> None:
 
 def signatures() -> list[tuple[str, str]]:
     """Each function of the template that the texts show with its arguments: (name, arguments)."""
-    found = [match for span in code(BOTH) for match in re.findall(r"^(?:eb\.)?(\w+)\((.*)\)$", span)]
-    return sorted({(name, arguments) for name, arguments in found if name not in ("min", "print")})
+    found = [match for span in code(BOTH) for match in re.findall(r"^(?:eb\.)?(\w+)\(([^\"]*)\)$", span)]
+    return sorted({(name, arguments) for name, arguments in found if name not in ("min", "print", "fetch", "tqdm")})
 
 
 @pytest.mark.parametrize(("name", "arguments"), signatures())
@@ -135,7 +163,8 @@ def test_the_specification_describes_the_sections_of_the_file_in_their_order() -
 
 
 def test_each_option_of_the_sandbox_that_is_named_exists() -> None:
-    options = set(re.findall(r"(?<=[` ])--[a-z-]+", section("## Your own script", README)))
+    step = section("## Quick Start", README).partition("**Try it in the sandbox.**")[2].partition("\n5. ")[0]
+    options = set(re.findall(r"(?<=[` ])--[a-z-]+", step))
     assert len(options) > 4
     assert options - set(re.findall(r"--[a-z-]+", sandbox_parser().format_help())) == set()
 
@@ -146,10 +175,11 @@ OUTCOMES: dict[str, list[Exception]] = {
         kind("", request=REQUEST) for kind in (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
     ],
     "certificate not trusted, unknown URL scheme": [
-        httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED]"),
+        untrusted(),
         httpx.UnsupportedProtocol(""),
     ],
     "any other": [kind("") for kind in (httpx.ReadTimeout, httpx.WriteError, httpx.RemoteProtocolError)],
+    "success without a body": [json.JSONDecodeError("Expecting value", "", 0)],
     "body": [httpx.DecodingError(""), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "")],
 }
 

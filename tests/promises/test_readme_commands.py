@@ -5,29 +5,41 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from textwrap import indent
 from typing import Any
 
 import pytest
 import trustme
-from helpers import TEMPLATE, WATCHDOG, Start, answer, base_python, git, git_environment, run_script, shell
-from readme_and_spec import README_FILE, SPECIFICATION_FILE, TOP, block, blocks, code, table
+from helpers import (
+    TEMPLATE,
+    WATCHDOG,
+    Start,
+    answer,
+    base_python,
+    environment_for,
+    git,
+    git_environment,
+    needs_posix,
+    run_script,
+    shell,
+)
+from readme_and_spec import README, README_FILE, SPECIFICATION_FILE, TOP, block, blocks, code, table
 from server import Simulator
 
 Script = Callable[..., Path]
 
-posix = pytest.mark.skipif(os.name == "nt", reason="the README's commands are for a POSIX shell")
+CHECK_SCRIPT = TOP / "tests" / "check_platform.py"
+
+posix = needs_posix(reason="the README's commands are for a POSIX shell")
 
 PICTURE = "$ python3 tests/sandbox.py\n"  # how the samples of text in the README begin
-TABLE = "centre  "
-SERVICE = '"LAB": {'
-VARIABLES = "export EB_IAM_URL"
+VARIABLES = "# endobest.env"
 CRONTAB = "0 3 * * *  "
+CHECK = "$ python3 tests/check_platform.py my_script.py\n"
 LOG = "2026-"
-CONFLICT = "<<<<<<<"  # tried in test_upgrade.py
 
 TOKEN = re.compile(r"(?P<number>\d[\d.,:]*)|(?P<space> +)|(?P<bar>[█-▏]+)|(?P<gap>…)|.")
 WILD = {"number": r"\d[\d.,:]*", "space": r"\s+", "bar": "[ █-▏]*", "gap": ".*"}
@@ -78,9 +90,7 @@ def test_the_commands_of_the_readme_work_one_after_the_other_in_a_clone(clone: P
     (tools / "python3").chmod(0o700)
     variables = platform.environment()
     unnamed = {name: value for name, value in variables.items() if not name.endswith("_URL")}
-    commands = filled_in("".join(blocks("sh")), variables).replace(
-        "python3 tests\n", "python3 tests --collect-only -q\n"
-    )
+    commands = filled_in("".join(blocks("sh")), variables).replace("python3 tests ", "python3 tests --collect-only -q ")
     environment = {**git_environment(), **unnamed, "PATH": f"{tools}:{os.environ['PATH']}"}
     done = shell("set -ex\n" + commands, clone, environment)
     if done.returncode and re.findall(r"(?m)^\+ .*", done.stderr)[-1].startswith("+ .venv/bin/pip"):
@@ -98,12 +108,13 @@ def test_the_line_for_the_crontab_runs_a_script_with_nothing_but_its_file_of_var
 ) -> None:
     path = script("print(len(get_all_organizations()))")
     (tmp_path / ".venv").symlink_to(sys.prefix, target_is_directory=True)
-    variables = filled_in(block("text", VARIABLES), platform.environment())
-    (tmp_path / "endobest.env").write_text(variables, encoding="utf-8")
-    command = block("text", CRONTAB).removeprefix(CRONTAB).replace("/srv/endobest", f"'{tmp_path}'")
+    variables, command = block("text", VARIABLES).split(CRONTAB)
+    (tmp_path / "endobest.env").write_text(filled_in(variables, platform.environment()), encoding="utf-8")
+    command = command.replace("/srv/endobest", f"'{tmp_path}'")
     done = shell(command, Path("/"), {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"})
     assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
     assert "20 threads" in path.with_suffix(".log").read_text(encoding="utf-8")
+    assert not any(file.stat().st_mode & 0o077 for file in (tmp_path / "my_script.lock", path.with_suffix(".log")))
 
 
 @posix
@@ -115,9 +126,22 @@ def test_the_picture_of_a_run_is_what_a_terminal_shows(tmp_path: Path) -> None:
         sys.executable, command, cwd=tmp_path, dimensions=(50, 120), encoding="utf-8", timeout=WATCHDOG
     )
     child.expect(pexpect.EOF)
-    assert_shown(
-        block("text", PICTURE).removeprefix(PICTURE) + re.sub(r"CHU \S+", "CHU …", block("text", TABLE)), child.before
+    assert_shown(block("text", PICTURE).removeprefix(PICTURE), child.before)
+
+
+@pytest.mark.skipif(not CHECK_SCRIPT.is_file(), reason="tests/check_platform.py is not there yet")
+def test_the_picture_of_a_check_is_what_it_prints(script: Script, platform: Simulator) -> None:
+    environment = environment_for(platform)
+    path = script("pass")
+    done = subprocess.run(
+        [sys.executable, CHECK_SCRIPT, path.name],
+        cwd=path.parent,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=WATCHDOG,
     )
+    assert_shown(block("text", CHECK).removeprefix(CHECK), done.stdout)
 
 
 def test_the_sample_of_a_log_is_what_a_log_shows(simulator: Start, script: Script) -> None:
@@ -134,8 +158,10 @@ def test_the_sample_of_a_log_is_what_a_log_shows(simulator: Start, script: Scrip
     assert_shown(sample, path.with_suffix(".log").read_text(encoding="utf-8"))
 
 
-def test_the_sample_of_a_service_adds_a_service(platform: Simulator, script: Script) -> None:
-    edits = {'    "GDD": {\n': indent(block("text", SERVICE), "    ") + '    "GDD": {\n'}
+def test_an_entry_copied_from_another_service_adds_a_service(platform: Simulator, script: Script) -> None:
+    assert 'copy the entry `"GDD"`' in README
+    (entry,) = re.findall(r'(?ms)^    "GDD": \{\n.*?^    \},\n', TEMPLATE.read_text(encoding="utf-8"))
+    edits = {entry: entry + entry.replace("GDD", "LAB")}
     path = script("print(tokens['LAB'].keys() == tokens['GDD'].keys())", edits=edits)
     done = run_script(path, platform, EB_LAB_URL=platform.environment()["EB_GDD_URL"])
     assert done.stdout == "True\n", done.stderr
@@ -144,20 +170,27 @@ def test_the_sample_of_a_service_adds_a_service(platform: Simulator, script: Scr
 
 # By symptom: how the platform behaves, the script's variables ({} is the platform's address), and its TODO block.
 GET = "get_all_organizations()"
+PAGE = answer(200, b'{"data": [{"patientId": "1"}], "total": 3}')
 SYMPTOMS: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
-    "no address": ({}, {"EB_RC_URL": ""}, GET),
-    "wrong address": ({}, {"EB_IAM_URL": "{}/nowhere"}, GET),
-    "web page at the address": ({"answer": {"login": answer(200, b"<html>", "text/html")}}, {}, GET),
-    "no password": ({}, {"EB_PASSWORD": ""}, GET),
-    "login refused": ({}, {"EB_PASSWORD": "wrong"}, GET),
-    "service refused": ({"answer": {"config_token": answer(403)}}, {}, GET),
+    "login fails: no address": ({}, {"EB_RC_URL": ""}, GET),
+    "login fails: wrong address": ({}, {"EB_IAM_URL": "{}/nowhere"}, GET),
+    "login fails: web page": ({"answer": {"login": answer(200, b"<html>", "text/html")}}, {}, GET),
+    "login fails: no password": ({}, {"EB_PASSWORD": ""}, GET),
+    "login fails: refused": ({}, {"EB_PASSWORD": "wrong"}, GET),
+    "login fails: service refused": ({"answer": {"config_token": answer(403)}}, {}, GET),
+    "login fails: no connection": ({}, {"EB_IAM_URL": "http://127.0.0.1:1"}, GET),
+    "token expired": ({"expire": "all"}, {}, f"tokens['RC'].update(access_token='old')\n{GET}"),
     "token lost": ({}, {}, f"tokens['RC'].update(access_token='old', refresh_token='old')\n{GET}"),
     "token refused": ({"answer": {"organizations": answer(401)}}, {}, GET),
-    "no connection": ({}, {"EB_IAM_URL": "http://127.0.0.1:1"}, GET),
     "proxy": ({}, {"EB_IAM_URL": "https://iam.invalid", "HTTPS_PROXY": "{}", "NO_PROXY": "", "no_proxy": ""}, GET),
     "company certificate": ({}, {"EB_IAM_URL": "{}/iam"}, GET),
-    "slow": ({"faults": {"503": 0.3}}, {}, f"[get_statistics({GET}[0]['id']) for _ in range(50)]"),
-    "hangs": ({"hold": 1}, {}, "get_statistics('any')"),
+    "script hangs": ({"hold": 1}, {}, "get_statistics('any')"),
+    "performance": ({"faults": {"503": 0.3}}, {}, f"[get_statistics({GET}[0]['id']) for _ in range(50)]"),
+    "pages do not add up": ({"answer": {"search_inclusions": PAGE}}, {}, "get_all_inclusions('any')"),
+    "other kind of answer": ({"answer": {"organizations": answer(200)}}, {}, GET),
+    "nothing is fetched": ({}, {}, "run_parallel(get_statistics, ['any'])"),
+    "one item fails": ({}, {}, f"list(run_parallel(get_statistics, [{GET}[0]['id'], 'no such centre']))"),
+    "a second run": ({}, {}, "import sqlite3\nraise sqlite3.OperationalError('database is locked')"),
     "accents, on Windows": ({}, {"PYTHONIOENCODING": "ascii"}, "print('Médipôle')"),
     "stopped by itself": ({}, {}, "1 / 0"),
 }
@@ -173,10 +206,13 @@ def test_each_symptom_shows_as_the_readme_says(
     behaviour, variables, todo = SYMPTOMS[symptom]
     platform.control(**behaviour)
     address = untrusted(simulator, tmp_path).url if symptom == "company certificate" else platform.url
-    last = {"ERROR_MAX_RETRY": 20 if symptom == "slow" else 2, "API_TIMEOUT": 0.2 if symptom == "hangs" else 60}
+    last = {
+        "ERROR_MAX_RETRY": 20 if symptom == "performance" else 2,
+        "API_TIMEOUT": 0.2 if symptom == "script hangs" else 60,
+    }
     path = script(todo, WAIT_BEFORE_RETRY=0.001, **last)
     done = run_script(path, platform, **{name: value.format(address) for name, value in variables.items()})
-    output = done.stderr + path.with_suffix(".log").read_text(encoding="utf-8")
+    output = done.stdout + done.stderr + path.with_suffix(".log").read_text(encoding="utf-8")
     assert code(shown)
     for text in code(shown):
         assert re.search(pattern(text, "number", "space"), output), f"{text!r} is not in {output}"
@@ -190,7 +226,7 @@ def untrusted(simulator: Start, folder: Path) -> Simulator:
 
 
 def test_each_sample_of_the_readme_is_tried() -> None:
-    samples = (PICTURE, TABLE, SERVICE, VARIABLES, CRONTAB, LOG, CONFLICT)
+    samples = (PICTURE, CHECK, VARIABLES, LOG)
     assert [text for text in blocks("text") if not text.startswith(samples)] == []
     languages = re.findall(r"(?m)^ *```(\w*)", README_FILE.read_text(encoding="utf-8"))
     assert set(languages) == {"python", "sh", "text", ""}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import signal
@@ -13,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import WATCHDOG, Start, environment_for, git, patients_of, python, shell, study_of
+from helpers import WATCHDOG, Start, environment_for, git, needs_posix, patients_of, python, shell, study_of
+from next_httpx import moved
 from readme_and_spec import TOP, blocks
 from sandbox import assignments
 from script_source import read
@@ -21,7 +21,7 @@ from server import Simulator
 
 Script = Callable[..., Path]
 
-posix = pytest.mark.skipif(os.name == "nt", reason="signals sent by kill(), and commands for a POSIX shell")
+posix = needs_posix(reason="signals sent by kill(), and commands for a POSIX shell")
 
 SANDBOX = TOP / "tests" / "sandbox.py"
 SMALL = ("--centres", "2", "--patients", "5", "--latency", "0")
@@ -175,8 +175,17 @@ def test_the_users_own_interpreter_is_taken_and_another_one_is_named(script: Scr
     assert (own.stdout, other.stdout) == ("1\n", "1\n"), other.stderr
     assert "tests/.venv" not in own.stderr
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    clause = f", by tests/.venv/{version} as your Python has no httpx\n"
-    assert clause in other.stderr
+    assert re.search(rf", by tests/\.venv/{re.escape(version)} as your Python has no httpx2?\n", other.stderr)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="httpx2 needs Python 3.11")
+def test_a_copy_that_has_moved_to_httpx2_runs_as_it_is(script: Script, tmp_path: Path) -> None:
+    path = script("print(httpx.__name__, len(get_all_organizations()))", LOG_LEVEL=10)
+    path.write_text(moved(path.read_text(encoding="utf-8")), encoding="utf-8")
+    done = sandbox(tmp_path, path, flags=("-S",))  # -S: no installed packages
+    assert done.stdout.startswith("httpx2 "), done.stderr
+    [log] = tmp_path.rglob("my_script.log")
+    assert "HTTP Request" not in log.read_text(encoding="utf-8"), "httpx2 writes its URLs into the log"
 
 
 # Services of a script's own

@@ -83,4 +83,4 @@ def check(*command: str, folder: Path) -> str:
 
 def plain(revealed: str) -> str:
     """A type as an author would write it, whichever checker says it."""
-    return re.sub(r"\b([a-z_]+\.)+|\bdef (?=\()", "", revealed).replace(" =)", " = 1)")
+    return re.sub(r"\b([a-z0-9_]+\.)+|\bdef (?=\()", "", revealed).replace(" =)", " = 1)")

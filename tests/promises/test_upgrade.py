@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from subprocess import CalledProcessError
 
 import pytest
-from helpers import TEMPLATE, TODO_BLOCK, git, git_environment, run_script, shell
-from readme_and_spec import TOP, block, blocks
+from helpers import TEMPLATE, TODO_BLOCK, git, git_environment, needs_posix, run_script, shell
+from readme_and_spec import README, TOP, blocks
 from server import Simulator
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="the README's commands are for a POSIX shell")
+pytestmark = needs_posix(reason="the README's commands are for a POSIX shell")
 
 NAME = TEMPLATE.name
 TODAY = TEMPLATE.read_text(encoding="utf-8")
 VERSION = re.compile(r'(?m)^TEMPLATE_VERSION = "(.*?)"')
-FIND_BASE, MERGE = (each for each in blocks("sh") if "git " in each)
+(COMMANDS,) = (each for each in blocks("sh") if "git " in each)
+FIND_BASE, MERGE = re.findall(r"(?ms)^version=.*?(?=^git merge)|^git merge.*", COMMANDS)
 SERVICE = """    "LAB": {
         "app_id": "endobest-gdd",
         "base_url": os.environ["EB_GDD_URL"],
@@ -72,7 +72,7 @@ def commit(folder: Path, name: str, text: str) -> None:
 def test_a_copy_with_edits_in_all_three_places_takes_over_a_new_engine(
     base: str, history: Path, platform: Simulator
 ) -> None:
-    new = renewed(TODAY, "2.0.0")
+    new = renewed(TODAY, "9.0.0")
     commit(history, NAME, new)
     script = history / "my_script.py"
     script.write_text(edited(base), encoding="utf-8")
@@ -81,22 +81,22 @@ def test_a_copy_with_edits_in_all_three_places_takes_over_a_new_engine(
     assert script.read_text(encoding="utf-8") == edited(new) != new
     done = run_script(script, platform)
     assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
-    assert "template 2.0.0" in (history / "my_script.log").read_text(encoding="utf-8")
+    assert "template 9.0.0" in (history / "my_script.log").read_text(encoding="utf-8")
 
 
 def test_a_line_that_both_changed_is_marked_as_the_readme_shows(history: Path) -> None:
     def attempts(number: int) -> str:
         return re.sub(r"(?m)^ERROR_MAX_RETRY = \d+", f"ERROR_MAX_RETRY = {number}", TODAY)
 
-    commit(history, NAME, renewed(attempts(8), "2.0.0"))
+    commit(history, NAME, renewed(attempts(8), "9.0.0"))
     script = history / "my_script.py"
     script.write_text(attempts(3), encoding="utf-8")
     done = shell(FIND_BASE + MERGE, history, git_environment())
     merged = script.read_text(encoding="utf-8")
     assert done.returncode == 1
-    assert block("text", "<<<<<<<") in merged
-    assert merged.count("<<<<<<<") == 1
-    assert 'TEMPLATE_VERSION = "2.0.0"' in merged
+    assert all(mark in README and merged.count(f"\n{mark}") == 1 for mark in ("<<<<<<<", "=======", ">>>>>>>"))
+    assert merged.count("\nERROR_MAX_RETRY = ") == 2
+    assert 'TEMPLATE_VERSION = "9.0.0"' in merged
 
 
 def test_a_version_that_never_was_gives_no_base(history: Path) -> None:
@@ -106,6 +106,47 @@ def test_a_version_that_never_was_gives_no_base(history: Path) -> None:
     assert done.returncode != 0
     assert "fatal" in done.stderr
     assert done.stdout == (history / "base.py").read_text(encoding="utf-8") == ""
+
+
+@pytest.fixture
+def from_1_3_0(tmp_path: Path) -> Path:
+    """A copy of template 1.3.0 with edits in all three places, that template, and today's."""
+    if reason := no_history(TOP):
+        pytest.skip(reason)
+    (tmp_path / NAME).write_text(TODAY, encoding="utf-8")
+    script = tmp_path / "my_script.py"
+    script.write_text('TEMPLATE_VERSION = "1.3.0"\n', encoding="utf-8")
+    find_base = FIND_BASE.replace("base.py", f"'{tmp_path}/base.py'").replace("my_script.py", f"'{script}'")
+    found = shell(f"set -e\n{find_base}", TOP, git_environment())
+    assert found.returncode == 0, found.stderr
+    script.write_text(edited((tmp_path / "base.py").read_text(encoding="utf-8")), encoding="utf-8")
+    return script
+
+
+def test_a_copy_of_1_3_0_conflicts_with_the_new_engine_in_its_constants_alone(
+    from_1_3_0: Path, platform: Simulator
+) -> None:
+    assert shell(MERGE, from_1_3_0.parent, git_environment()).returncode == 1
+    merged = from_1_3_0.read_text(encoding="utf-8")
+    conflict = re.compile(r"(?ms)^<<<<<<< .*?\n(.*?)^=======\n(.*?)^>>>>>>> .*?\n")
+    ((mine, theirs),) = conflict.findall(merged)
+    names = [re.findall(r"(?m)^(\w+) = ", lines) for lines in (mine, theirs)]
+    assert set(names[1]) - set(names[0]) == {"API_DEADLINE"}
+    kept = mine + "".join(re.findall(r"(?m)^API_DEADLINE.*\n", theirs))
+    from_1_3_0.write_text(conflict.sub(lambda _: kept, merged), encoding="utf-8")
+    done = run_script(from_1_3_0, platform)
+    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
+
+
+def test_keeping_all_lines_of_a_copy_drops_new_constants_as_the_readme_says(
+    from_1_3_0: Path, platform: Simulator
+) -> None:
+    ours = MERGE.replace("merge-file", "merge-file --ours")
+    assert shell(ours, from_1_3_0.parent, git_environment()).returncode == 0
+    done = run_script(from_1_3_0, platform)
+    assert done.returncode == 2
+    assert "`API_DEADLINE = None: give a number`" in README
+    assert "API_DEADLINE = None: give a number" in done.stderr
 
 
 def is_unchanged(folder: Path) -> bool:

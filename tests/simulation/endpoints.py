@@ -11,6 +11,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from state import Platform
 
+PAGINGS = {  # which page comes when one is asked for, by the limit that was asked for and the one that holds
+    "from 1": lambda page, asked, limit: page,
+    "from 0": lambda page, asked, limit: page + 1,
+    "offset by the limit asked for": lambda page, asked, limit: 1 + (page - 1) * asked // limit,
+    "ignored": lambda page, asked, limit: 1,
+    "the second one empty": lambda page, asked, limit: page if page != 2 else 1_000_000,
+}
+
 
 async def login(platform: Platform, request: Request) -> Response:
     """Open an IAM session."""
@@ -20,18 +28,21 @@ async def login(platform: Platform, request: Request) -> Response:
     platform.seen.logins["accepted" if accepted else "refused"] += 1
     if not accepted:
         raise HTTPException(401, "wrong user name or password")
-    return JSONResponse({"userId": platform.user_id, **platform.sessions["IAM"].open()})
+    if conditions.one_session:
+        for sessions in platform.sessions.values():
+            sessions.forget()
+    return _session(platform, {"userId": conditions.user_id, **platform.sessions["IAM"].open()})
 
 
 async def config_token(service: str, platform: Platform, request: Request) -> Response:
     """Open a session of a service for whoever has one of IAM."""
     body = await _body(request)
     accepted = platform.sessions["IAM"].accepts(_bearer(request))
-    accepted = accepted and body.get("userId") == platform.user_id and bool(body.get("clientId"))
+    accepted = accepted and body.get("userId") == platform.conditions.user_id and bool(body.get("clientId"))
     platform.seen.configurations["accepted" if accepted else "refused"] += 1
     if not accepted:
         raise HTTPException(401, "an IAM access token, its userId and a clientId are required")
-    return JSONResponse(platform.sessions[service].open())
+    return _session(platform, platform.sessions[service].open())
 
 
 async def refresh_token(service: str, platform: Platform, request: Request) -> Response:
@@ -41,7 +52,7 @@ async def refresh_token(service: str, platform: Platform, request: Request) -> R
     await asyncio.sleep(platform.conditions.slow_refresh)
     if pair is None:
         raise HTTPException(401, "unknown refresh token")
-    return JSONResponse(pair)
+    return _session(platform, pair)
 
 
 async def organizations(platform: Platform, request: Request) -> Response:
@@ -57,8 +68,12 @@ async def statistics(platform: Platform, request: Request) -> Response:
 async def search_inclusions(platform: Platform, request: Request) -> Response:
     """Return one page of a centre's inclusions."""
     organization = str((await _body(request)).get("organization"))
-    limit, page = min(_positive(request, "limit"), platform.conditions.page_cap), _positive(request, "page")
-    return _found(platform.study.inclusions(organization, limit, page), "organization")
+    conditions = platform.conditions
+    asked = _number(request, "limit", 1)
+    page = _number(request, "page", conditions.first_page) - conditions.first_page + 1
+    limit = min(asked, conditions.page_cap)
+    found = platform.study.inclusions(organization, limit, PAGINGS[conditions.paging](page, asked, limit))
+    return _found(found if conditions.total or not found else {"data": found["data"]}, "organization")
 
 
 async def record_by_patient(platform: Platform, request: Request) -> Response:
@@ -119,11 +134,15 @@ async def _body(request: Request) -> dict[str, Any]:
     return body
 
 
-def _positive(request: Request, name: str) -> int:
+def _number(request: Request, name: str, least: int) -> int:
     text = request.query_params.get(name, "")
-    if not text.isdecimal() or int(text) == 0:
-        raise HTTPException(400, f"{name} must be a number from 1")
+    if not text.isdecimal() or int(text) < least:
+        raise HTTPException(400, f"{name} must be a number from {least}")
     return int(text)
+
+
+def _session(platform: Platform, answer: dict[str, Any]) -> Response:
+    return JSONResponse({key: value for key, value in answer.items() if key not in platform.conditions.omit})
 
 
 def _found(answer: dict[str, Any] | None, what: str) -> Response:

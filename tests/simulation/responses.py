@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import struct
 import sys
 from typing import cast
 
+from dialects import Answer, Dialect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -49,9 +51,40 @@ class Truncated(Response):
         await disconnected(receive)
 
 
+class Trickling(Response):
+    """An answer whose body comes a byte at a time."""
+
+    def __init__(self, answer: Response, seconds: float) -> None:
+        super().__init__(answer.body, answer.status_code, answer.headers)
+        self.seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send one byte, wait, send the next; stop when nobody listens any more."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        gone = asyncio.ensure_future(disconnected(receive))
+        for byte in bytes(self.body):
+            await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
+            if (await asyncio.wait([gone], timeout=self.seconds))[0]:
+                return
+        gone.cancel()
+        await send({"type": "http.response.body"})
+
+
 def error(status: int, message: str, **headers: str) -> Response:
     """Return the platform's error answer."""
     return JSONResponse({"statusCode": status, "message": message}, status, headers)
+
+
+def translated(dialects: list[Dialect], endpoint: str, is_data: bool, response: Response) -> Response:
+    """Return an answer as the dialects would have it."""
+    if not dialects:
+        return response
+    answer = Answer(endpoint, is_data, response.status_code, json.loads(bytes(response.body)))
+    for dialect in dialects:
+        answer = dialect.spoken(answer)
+    if answer.body is None:
+        return Response(status_code=answer.status, headers=answer.headers)
+    return JSONResponse(answer.body, answer.status, answer.headers)
 
 
 def refusal(fault: str) -> Response:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from dialects import DIALECTS
 from faults import KINDS, combined, kind_and_rate, rate
 
 SERVICES = ("IAM", "RC", "GDD")
@@ -47,6 +48,8 @@ def add_options(parser: argparse.ArgumentParser, latency: float = 0.0) -> None:
         metavar="NAME",
         help="one more service: sessions, and 404 for the rest",
     )
+    spoken = "; ".join(f"{name}: {dialect.what}" for name, dialect in DIALECTS.items())
+    add("--dialect", action="append", default=[], choices=DIALECTS, metavar="NAME", help=spoken)
     add("--user", default="investigatrice@sandbox.example", metavar="NAME", help="default: %(default)s")
     add("--password", default="Xq7-simulated-Zw3", help="default: %(default)s")
     add("--certfile", metavar="FILE", help="serve https with this certificate")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import secrets
 import time
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ Pair = dict[str, str]
 class Session:
     """What one login or token configuration opened; every renewal replaces its refresh token."""
 
+    access_token: str = ""
     refresh_token: str = ""
     refused: bool = False
 
@@ -30,7 +33,10 @@ class Sessions:
 
     def __init__(self, lifetime: float) -> None:
         self.lifetime = lifetime
+        self.rotates = True
+        self.jwt = False
         self.issued: list[str] = []
+        self.same_access = False
         self.reused = 0
         self.seen_expired: set[str] = set()
         self._access: dict[str, Access] = {}
@@ -87,7 +93,13 @@ class Sessions:
 
     def _issue(self, session: Session) -> Pair:
         pair = {kind: f"eb-{kind}-{secrets.token_urlsafe(24)}" for kind in ("access", "refresh")}
-        session.refresh_token = pair["refresh"]
+        if self.jwt:
+            pair["access"] = jwt(self.lifetime, pair["access"])
+        if session.refresh_token and not self.rotates:
+            pair["refresh"] = session.refresh_token
+        if session.access_token and self.same_access:
+            pair["access"] = session.access_token
+        session.access_token, session.refresh_token = pair["access"], pair["refresh"]
         self._access[pair["access"]] = Access(session, time.monotonic() + self.lifetime)
         self._refresh[pair["refresh"]] = session
         self.issued += pair.values()
@@ -96,3 +108,11 @@ class Sessions:
     def _revoke(self, session: Session) -> None:
         session.refresh_token = ""
         session.refused = True
+
+
+def jwt(lifetime: float, identifier: str) -> str:
+    """Return a token that tells how long it lives (RFC 7519); its signature is none."""
+    now = int(time.time())
+    parts = ({"alg": "HS256", "typ": "JWT"}, {"jti": identifier, "iat": now, "exp": now + int(lifetime)})
+    encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    return ".".join([*encoded, secrets.token_urlsafe(24)])

@@ -13,14 +13,16 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from functools import partial
 from json import JSONDecodeError
 
 import endpoints
 import uvicorn
 from faults import REFUSED
-from responses import error, refusal, spoiled, transport_of
+from responses import error, refusal, spoiled, translated, transport_of
 from server import UNKNOWN, add_options, parse_options
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -67,6 +69,7 @@ class Call:
                 response = await self._response(Request(scope, receive))
             except ClientDisconnect:  # a killed script waits for no answer
                 return
+            response.headers["Date"] = formatdate(time.time() + self.platform.conditions.clock_ahead, usegmt=True)
             await response(scope, receive, send)
 
     async def _response(self, request: Request) -> Response:
@@ -79,7 +82,9 @@ class Call:
         if fault is not None:
             seen.faults[fault] += 1
             return await self._faulty(fault, request)
-        response = await self._carried_out(request)
+        ration = self.platform.ration()
+        response = error(429, "too many calls") if "Retry-After" in ration else await self._carried_out(request)
+        response.headers.update(ration)
         seen.answers[str(response.status_code)] += 1
         return response
 
@@ -94,6 +99,10 @@ class Call:
     async def _carried_out(self, request: Request) -> Response:
         if self.endpoint in self.platform.answers:
             return self.platform.answers[self.endpoint]
+        response = await self._answer(request)
+        return translated(self.platform.dialects, self.endpoint, self.is_data, response)
+
+    async def _answer(self, request: Request) -> Response:
         try:
             if self.is_data:
                 endpoints.require_token(self.platform, self.service, request)
@@ -116,7 +125,10 @@ def _service(platform: Platform, service: str) -> list[Route]:
     if service == "IAM":
         tokens = [("login", "POST", "/api/auth/ziwig-pro/login", endpoints.login)]
     rows = [*DATA_ENDPOINTS.get(service, ()), *tokens]
-    known = [Route(path, Call(platform, service, key, do), methods=[method]) for key, method, path, do in rows]
+    known = [
+        Route(platform.moved.get(key, path), Call(platform, service, key, do), methods=[method])
+        for key, method, path, do in rows
+    ]
     return [*known, Route("/{path:path}", Call(platform, service, UNKNOWN, endpoints.unknown))]
 
 
@@ -149,13 +161,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_options(parser)
     options = parse_options(parser)
+    platform = Platform(options, ENDPOINTS)
     config = uvicorn.Config(
-        application(Platform(options, ENDPOINTS)),
+        application(platform),
         http="httptools",
         loop="asyncio",
         lifespan="off",
         log_config=None,
         access_log=False,
+        date_header=False,  # a call sets its own
         timeout_keep_alive=KEEP_ALIVE,
         ssl_certfile=options.certfile,
         ssl_keyfile=options.keyfile,

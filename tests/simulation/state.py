@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from weakref import WeakSet
 
+from dialects import DIALECTS
 from faults import KINDS, Faults, checked
+from responses import Trickling
 from server import SERVICES
 from sessions import Sessions
 from starlette.responses import Response
@@ -53,6 +55,14 @@ class Conditions:
     slow_refresh: float = 0.0
     outage_kind: str = "503"
     page_cap: int = 1_000_000
+    first_page: int = 1
+    one_session: bool = False
+    rate_limit: int = 0  # calls per second; 0 is none
+    paging: str = "from 1"  # see endpoints.PAGINGS
+    total: bool = True  # whether a page tells how many there are
+    omit: tuple[str, ...] = ()  # fields that token answers lack
+    user_id: str | int = "6f0c2f0e-0000-4000-8000-000000000001"
+    clock_ahead: float = 0.0
 
 
 class Platform:
@@ -60,7 +70,6 @@ class Platform:
 
     def __init__(self, options: Namespace, endpoints: tuple[str, ...]) -> None:
         self.study = Study(options.centres, options.patients, options.seed)
-        self.user_id = "6f0c2f0e-0000-4000-8000-000000000001"
         self.failing = self.study.some_patients(options.failing)
         lifetimes = dict.fromkeys((*SERVICES, *options.service), options.token_lifetime)
         lifetimes["IAM"] = options.iam_token_lifetime
@@ -68,6 +77,9 @@ class Platform:
         self.conditions = Conditions(options.user, options.password, options.latency, slow=options.slow)
         self.faults = Faults(options.rates, options.seed)
         self.answers: dict[str, Response] = {}
+        self.dialects = [DIALECTS[name] for name in options.dialect]
+        self.moved: dict[str, str] = {}
+        self._window = (0, 0)
         self._endpoints = endpoints
         self._connections: WeakSet[asyncio.Transport] = WeakSet()
         self._in_flight = 0
@@ -78,6 +90,7 @@ class Platform:
             "answer": self._set_answers,
             "expire": self._expire,
             "refuse_access": self._refuse_access,
+            "renewals": self._set_renewals,
         }
         self._events: dict[str, Callable[[], None]] = {
             "revoke_refresh": self._revoke_refresh,
@@ -85,6 +98,8 @@ class Platform:
             "reset_counts": self._reset_counts,
         }
         self._reset_counts()
+        for dialect in self.dialects:
+            dialect.prepare(self)
 
     @property
     def outage(self) -> bool:
@@ -105,6 +120,16 @@ class Platform:
             yield
         finally:
             self._in_flight -= 1
+
+    def ration(self) -> dict[str, str]:
+        """Count a call against the rate limit and return its headers; those of one too many have Retry-After."""
+        limit = self.conditions.rate_limit
+        second, used = self._window
+        now = int(time.monotonic())
+        self._window = now, (used if now == second else 0) + 1
+        left = limit - self._window[1]
+        told = {"X-RateLimit-Limit": str(limit), "X-RateLimit-Remaining": str(max(0, left)), "X-RateLimit-Reset": "1"}
+        return {} if not limit else told if left >= 0 else {**told, "Retry-After": "1"}
 
     def report(self) -> dict[str, Any]:
         """Return what was seen since the start or the last reset of the counts."""
@@ -144,7 +169,10 @@ class Platform:
             self.answers.pop(endpoint, None)
             if answer is not None:
                 body = base64.b64decode(answer["body_base64"])
-                self.answers[endpoint] = Response(body, answer["status"], {"Content-Type": answer["content_type"]})
+                headers = {"Content-Type": answer["content_type"], **answer.get("headers", {})}
+                self.answers[endpoint] = Response(body, answer["status"], headers)
+                if answer.get("trickle"):
+                    self.answers[endpoint] = Trickling(self.answers[endpoint], answer["trickle"])
 
     def _expire(self, service: str) -> None:
         for sessions in self._chosen(service):
@@ -153,6 +181,11 @@ class Platform:
     def _refuse_access(self, service: str) -> None:
         for sessions in self._chosen(service):
             sessions.refuse()
+
+    def _set_renewals(self, habits: dict[str, bool]) -> None:
+        for sessions in self.sessions.values():
+            sessions.rotates = habits.get("rotates", True)
+            sessions.same_access = habits.get("same_access", False)
 
     def _revoke_refresh(self) -> None:
         for service in ("RC", "GDD"):

@@ -1,0 +1,184 @@
+"""Children made by fork: each gets its own answers, logs in for itself, and can be ended."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import OWN_CALLS, run_script
+from server import Simulator
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is POSIX")
+
+Script = Callable[..., Path]
+
+EXPIRE = 'get_httpx_client().post(os.environ["EB_RC_URL"][:-3] + "/_sandbox/control", json={"expire": "RC"})\n'
+
+# Beside main(), where children find it: whether the answers are those to the numbers that were asked for.
+RIGHT = """
+import multiprocessing
+
+fork = multiprocessing.get_context("fork")
+
+
+def is_right(number):
+    return echo(number) == number
+
+def are_right(numbers):
+    echoes = dict(run_parallel(echo, numbers))
+    below = [subtasks_thread_pool.submit(echo, number) for number in numbers]
+    return echoes == {number: number for number in numbers} and [each.result() for each in below] == list(numbers)
+
+def careless(number):
+    logging.warning("child %d: %s %s", number, tokens, os.environ["EB_PASSWORD"])
+
+"""
+GUARD = "\nif __name__ =="
+WAYS = {  # how many answers there are, and how children get them
+    "ProcessPoolExecutor": (
+        200,
+        """
+with concurrent.futures.ProcessPoolExecutor(4, mp_context=fork) as children:
+    right = list(children.map(is_right, range(200)))
+""",
+    ),
+    "multiprocessing.Pool": (
+        200,
+        """
+with fork.Pool(4) as children:
+    right = children.map(is_right, range(200), chunksize=1)
+""",
+    ),
+    "both pools in each child": (
+        4,
+        """
+with fork.Pool(2) as children:
+    right = children.map(are_right, [range(100)] * 4, chunksize=1)
+""",
+    ),
+    "os.fork": (
+        200,
+        """
+reading, writing = os.pipe()
+for _ in range(4):
+    if os.fork() == 0:
+        os.write(writing, bytes(map(is_right, range(50))))
+        os._exit(0)
+os.close(writing)
+right = open(reading, "rb").read()
+for _ in range(4):
+    os.wait()
+""",
+    ),
+    "a task that starts children": (
+        100,
+        """
+def with_children(number):
+    echo(number)
+    with fork.Pool(2) as children:
+        return children.map(is_right, range(number, number + 50), chunksize=1)
+
+tasks = [main_thread_pool.submit(with_children, number) for number in (0, 1000)]
+right = [each for task in tasks for each in task.result()]
+""",
+    ),
+    "calls of the parent meanwhile": (
+        400,
+        """
+busy = [main_thread_pool.submit(is_right, number) for number in range(1000, 1200)]
+with fork.Pool(4) as children:
+    right = children.map(is_right, range(200), chunksize=1)
+right += [task.result() for task in busy]
+""",
+    ),
+}
+
+
+@pytest.fixture
+def forking(script: Script) -> Script:
+    """Make a script that has `fork`, and functions for its children."""
+    return lambda todo: script(todo, edits={GUARD: OWN_CALLS + RIGHT + GUARD})
+
+
+@pytest.mark.parametrize(("answers", "way"), WAYS.values(), ids=WAYS.keys())
+def test_parent_and_children_get_the_answers_to_their_own_calls(
+    platform: Simulator, forking: Script, answers: int, way: str
+) -> None:
+    platform.control(latency=0.02)  # so that their calls overlap
+    path = forking(
+        f"echo(0)\nlist(run_parallel(echo, range(40)))\n{way}\nprint(len(right), sum(right))\nprint(is_right(7))"
+    )
+    finished = run_script(path, platform)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == f"{answers} {answers}\nTrue\n"
+
+
+def test_children_renew_an_expired_token_without_spending_the_refresh_token_of_their_parent(
+    platform: Simulator, forking: Script
+) -> None:
+    todo = f"""
+echo(0)
+{EXPIRE}
+with fork.Pool(4) as children:
+    print(all(children.map(is_right, range(100), chunksize=1)))
+print(echo(1))
+"""
+    finished = run_script(forking(todo), platform)
+    assert (finished.returncode, finished.stdout) == (0, "True\n1\n"), finished.stderr
+    seen = platform.seen()
+    assert seen["refresh_tokens_reused"] == 0
+    assert seen["refreshes"] == {"accepted": 1, "refused": 0}, "the parent's; each child logs in for itself"
+
+
+def test_children_without_a_call_are_ended_by_their_pool_ten_times_in_a_row(
+    platform: Simulator, forking: Script
+) -> None:
+    todo = """
+for _ in range(10):
+    with fork.Pool(4) as children:
+        assert children.map(abs, range(-50, 0)) == list(range(50, 0, -1))
+print("ended")
+"""
+    finished = run_script(forking(todo), platform)
+    assert (finished.returncode, finished.stdout) == (0, "ended\n"), finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+# Before the engine's own hook: as if the parent had ended its children the moment that they were born.
+BORN_TO_DIE = """
+import os, signal
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
+"""
+
+
+def test_a_child_that_is_ended_the_moment_it_is_born_dies_and_dies_alone(platform: Simulator, script: Script) -> None:
+    todo = """
+    if os.fork() == 0:
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+    for _ in run_parallel(get_statistics, [centre["id"] for centre in get_all_organizations()]):
+        pass
+    """
+    imports = "\nfrom __future__ import annotations\n"
+    finished = run_script(script(todo, edits={imports: imports + BORN_TO_DIE}), platform)
+    assert (finished.returncode, finished.stdout) == (0, "-15\n"), finished.stderr
+    assert re.search(r"^my_script: done; [^\n]+\n\Z", finished.stderr, re.MULTILINE)
+
+
+def test_what_a_child_logs_is_redacted_and_stands_in_the_log_of_its_parent(
+    platform: Simulator, forking: Script
+) -> None:
+    todo = """
+with fork.Pool(2) as children:
+    children.map(careless, range(20))
+"""
+    path = forking(todo)
+    finished = run_script(path, platform)
+    assert finished.returncode == 0, finished.stderr
+    log = path.with_suffix(".log").read_text(encoding="utf-8")
+    assert all(f"   child {number}: " in log for number in range(20))
+    secrets = [platform.options.password, *platform.tokens()]
+    assert [secret for secret in secrets if secret in log + finished.stderr] == []
