@@ -1,0 +1,372 @@
+"""The calls of the check: one at a time, read-only, few; later ones go on with what earlier ones found out."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import sys
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from platform_check import judgements, shape
+from platform_check.httpx_in_use import httpx
+from platform_check.judgements import About, Finding, Pages, not_tried
+from platform_check.script import TOKEN_ENDPOINTS, Script
+from platform_check.shape import Path, Seen
+
+MOST_CALLS = 60
+MOST_SECONDS = 90  # for all calls together; the last one may take a few more: to connect, then to be answered
+CALL_SECONDS = 20
+LONGEST_WAIT = 30  # seconds of a Retry-After that are waited for
+MOST_BYTES = 50_000_000
+SAMPLE = 10  # calls for the latency, and centres to choose the largest from
+FEW = 5  # records that are looked through for a tube
+WRONG = "wrong-token-of-the-check"
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the template calls a data endpoint, and what it expects; `{}` stands for the id of what it `needs`."""
+
+    method: str = "GET"
+    needs: str = ""
+    kind: type | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    body: Mapping[str, str] = field(default_factory=dict)
+    suffix: str = ""
+
+
+# In an order in which one gives the ids for the next.
+KNOWN = {
+    "organizations": Call(kind=list),
+    "statistics": Call(needs="organization", kind=dict, params={"organization": "{}"}),
+    "search_inclusions": Call("POST", "organization", dict, {"limit": SAMPLE, "page": 1}, {"organization": "{}"}),
+    "record_by_patient": Call(needs="patient", kind=dict, params={"patient": "{}"}),
+    "surveys": Call("POST", "patient", list, body={"subject": "{}"}),
+    "request_by_tube": Call(needs="tube", kind=dict, suffix="/{}"),
+}
+UNKNOWN = Call()
+
+
+class Prober:
+    """Makes the calls, within a number and a time, and at the pace that the platform asks for."""
+
+    def __init__(self, client: httpx.Client, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.client, self.sleep = client, sleep
+        self.calls = self.refused = 0
+        self.cut_short = False
+        self.seen: list[Seen] = []
+        self.end = time.monotonic() + MOST_SECONDS
+
+    def call(self, method: str, url: str, token: str | None = None, **options: Any) -> Seen:
+        """One call; once more after a 429 that says when."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        seen = self._attempt(method, url, headers, options)
+        if seen.status == 429:
+            self.refused += 1
+            wait = shape.header_number(seen.headers, ["retry-after"])
+            if self._wait(1 if wait is None else wait, "the platform answers 429"):
+                seen = self._attempt(method, url, headers, options)
+        elif shape.header_number(seen.headers, shape.LEFT_HEADERS) in (0, 1, 2):
+            self._wait(1, "")
+        return seen
+
+    def _wait(self, seconds: float, why: str) -> bool:
+        """Wait, and say so; False for what would take too long."""
+        if seconds > LONGEST_WAIT or time.monotonic() + seconds > self.end:
+            return False
+        if why:
+            print(f"{why}: waiting {seconds:.0f} s", file=sys.stderr, flush=True)
+        self.sleep(seconds)
+        return True
+
+    def _attempt(self, method: str, url: str, headers: dict[str, str], options: dict[str, Any]) -> Seen:
+        left = self.end - time.monotonic()
+        if self.calls >= MOST_CALLS or left <= 0:
+            self.cut_short = True
+            limit = f"{MOST_CALLS} calls" if left > 0 else shape.duration(MOST_SECONDS)
+            return Seen(failure=f"not called: the check ends after {limit}")
+        self.calls += 1
+        try:
+            seen = self._exchange(method, url, headers, min(left, CALL_SECONDS), options)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            seen = Seen(failure=failure(error, url))
+        self.seen.append(seen)
+        return seen
+
+    def _exchange(self, method: str, url: str, headers: dict[str, str], limit: float, options: dict[str, Any]) -> Seen:
+        self.client.cookies.clear()  # a script's threads share none: a session in one would deceive
+        started = time.monotonic()
+        with self.client.stream(method, url, headers=headers, timeout=limit, **options) as response:
+            now, parts, size = time.time(), [], 0
+            for part in response.iter_bytes():
+                parts.append(part)
+                size += len(part)
+                if time.monotonic() > started + limit or size > MOST_BYTES:
+                    return Seen(failure=f"answer not at its end after {shape.duration(limit)}, {size:,} bytes")
+            stream = response.extensions.get("network_stream")
+            return Seen(
+                status=response.status_code,
+                body=parsed(b"".join(parts)),
+                headers={name.lower(): value for name, value in response.headers.items()},
+                seconds=time.monotonic() - started,
+                connection=stream.get_extra_info("client_addr") if stream else None,
+                certificate=certificate(stream.get_extra_info("ssl_object"), now) if stream else None,
+                skew=shape.clock_skew(response.headers.get("Date", ""), now),
+            )
+
+
+def parsed(body: bytes) -> Any:
+    """JSON, or the mark that it is none."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return shape.NO_JSON
+
+
+def failure(error: Exception, url: str) -> str:
+    """Why there was no answer, in words of our own: an exception's may repeat what was sent or answered."""
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    if is_untrusted(error):
+        return "certificate not trusted: set SSL_CERT_FILE to the CA certificates of your organisation"
+    if isinstance(error, httpx.ConnectError):
+        return "connection refused or cut" if resolves(httpx.URL(url).host) else "name cannot be resolved"
+    return f"no sound answer ({type(error).__name__})"
+
+
+def is_untrusted(error: Exception) -> bool:
+    """Whether a certificate is not trusted, by what the system raised: its words differ by system and library.
+
+    That is the context of httpcore's exception, whose cause it has taken away (`raise ... from None`).
+    """
+    return isinstance(getattr(error.__cause__, "__context__", None), ssl.SSLCertVerificationError)
+
+
+def resolves(host: str) -> bool:
+    """Whether a host's name leads to an address."""
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except (OSError, UnicodeError):
+        return False
+
+
+def certificate(tls: Any, now: float) -> tuple[str, float] | None:
+    """The issuer of a server's certificate, and the days until it ends."""
+    held = tls.getpeercert() if tls is not None else None
+    if not held:
+        return None
+    issuer = dict(pair for parts in held.get("issuer", ()) for pair in parts)
+    name = issuer.get("organizationName") or issuer.get("commonName") or "unknown"
+    plain = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in name)[:40]
+    return plain, (ssl.cert_time_to_seconds(held["notAfter"]) - now) / 86400
+
+
+class Check:
+    """The whole check: yields the table line by line."""
+
+    def __init__(self, script: Script, user: str, password: str, prober: Prober) -> None:
+        self.script, self.prober = script, prober
+        self.credentials = {"username": user, "password": password}
+        self.login: Any = None  # the answer of IAM
+        self.fields: dict[str, Path] = {}  # where token answers hold what
+        self.tokens: dict[str, str] = {}  # service -> access token
+        self.refresh_tokens: dict[str, str] = {}
+        self.ids: dict[str, list[str]] = {}  # kind of thing -> ids of a few
+        self.good: dict[str, tuple[str, Seen]] = {}  # service -> a data endpoint that works, and its answer
+        self.repeated: list[Seen] = []  # calls of one kind, for the latency
+
+    def findings(self) -> Iterator[Finding]:
+        """The table, in the order in which a difference would be met."""
+        apps = sorted(self.script.services, key=lambda app: app != "IAM")
+        yield from (self.address(app) for app in apps)
+        yield from (self.session(app) for app in apps)
+        others = [app for app in apps if app in self.tokens and app != "IAM"]
+        for app in others:
+            yield from self.data(app)
+        yield from (self.wrong_token(app) for app in others)
+        for app in others:
+            yield from self.refresh(app)
+        yield self.second_session()
+        yield from self.paging()
+        yield from self.behaviour()
+        yield not_tried(
+            About("calls that create"), "would write: ask the operator if a lost answer can leave something behind"
+        )
+
+    def address(self, app: str) -> Finding:
+        """How a service answers without a token, at a data endpoint if it has one."""
+        keys = self.data_endpoints(app)
+        seen = self.request(app, keys[0]) if keys else self.prober.call("GET", self.base_url(app))
+        return judgements.address(app, seen, self.script)
+
+    def session(self, app: str) -> Finding:
+        """Log in, or configure a service, and keep the tokens; what has no session is tried no further."""
+        endpoint = "login" if app == "IAM" else "config_token"
+        if endpoint not in self.script.services[app]["endpoints"]:
+            return not_tried(About(f"{app} {endpoint}"), "the script has no such endpoint")
+        if app != "IAM" and "IAM" not in self.tokens:
+            return not_tried(About(f"{app} {endpoint}"), "no login")
+        seen = self.opened(app)
+        wanted = ("access_token", "userId") if app == "IAM" else ("access_token",)
+        return self.token_answer(app, endpoint, wanted, seen)
+
+    def opened(self, app: str) -> Seen:
+        """Open a session and keep its access token."""
+        if app == "IAM":
+            seen = self.prober.call("POST", self.url(app, "login"), json=self.credentials)
+        else:
+            user = shape.at(self.login, shape.find_field(self.login, "userId"))
+            body = {"userId": user, "clientId": self.script.services[app].get("app_id")}
+            seen = self.prober.call("POST", self.url(app, "config_token"), self.tokens["IAM"], json=body)
+        if access := token_in(seen, "access_token"):
+            self.tokens[app] = access
+            self.login = seen.body if app == "IAM" else self.login
+        if refresh := token_in(seen, "refresh_token"):
+            self.refresh_tokens[app] = refresh
+        return seen
+
+    def token_answer(self, app: str, endpoint: str, wanted: tuple[str, ...], seen: Seen) -> Finding:
+        """Judge a token answer by itself and by those before."""
+        finding = judgements.token_answer(app, endpoint, wanted, seen, self.fields, self.script)
+        self.fields = {**shape.find_fields(seen.body, shape.OTHER_NAMES if app == "IAM" else wanted), **self.fields}
+        return finding
+
+    def data(self, app: str) -> Iterator[Finding]:
+        """Each data endpoint of a service."""
+        for key in self.data_endpoints(app):
+            needed = KNOWN.get(key, UNKNOWN).needs
+            if needed and not self.ids.get(needed):
+                yield not_tried(About(f"{app} {key}"), f"needs the id of one {needed}, and none was seen")
+            elif key not in KNOWN and not self.script.plain_get(app, key):
+                yield not_tried(About(f"{app} {key}"), "no function calls it by GET without parameters")
+            else:
+                seen = self.tried(app, key)
+                yield judgements.data_answer(app, key, KNOWN.get(key, UNKNOWN).kind, seen, self.script)
+
+    def tried(self, app: str, key: str) -> Seen:
+        """Call a data endpoint, and keep what the next ones need."""
+        seen = self.request(app, key, self.tokens[app])
+        if seen.good:
+            self.good.setdefault(app, (key, seen))
+        if key == "organizations":
+            self.ids["organization"] = ids_in(seen, "id")
+        elif key == "statistics":
+            self.order_centres(app, seen)
+        elif key == "search_inclusions":
+            self.ids["patient"] = ids_in(seen, "patientId")
+        elif key == "record_by_patient":
+            self.ids["tube"] = self.tubes(app, seen)
+        return seen
+
+    def order_centres(self, app: str, first: Seen) -> None:
+        """The centre with the largest count in its statistics comes first: it tells most about pages."""
+        one, *others = self.ids["organization"]
+        self.repeated = [first, *(self.request(app, "statistics", self.tokens[app], each) for each in others)]
+        sizes = [judgements.largest_count(seen.body) for seen in self.repeated]
+        order = sorted(zip(sizes, [one, *others], strict=True), key=lambda pair: -pair[0])
+        self.ids["organization"] = [each for _, each in order]
+
+    def tubes(self, app: str, record: Seen) -> list[str]:
+        """The id of some sample tube, from the first record that has one."""
+        for patient in self.ids["patient"][1:FEW]:
+            if tube := shape.find_tube(record.body):
+                return [tube]
+            record = self.request(app, "record_by_patient", self.tokens[app], patient)
+        return [tube] if (tube := shape.find_tube(record.body)) else []
+
+    def wrong_token(self, app: str) -> Finding:
+        """A data call that works, with a token that cannot."""
+        if app not in self.good:
+            return not_tried(About(f"{app} wrong token"), "no data endpoint works")
+        key, good = self.good[app]
+        return judgements.wrong_token(app, self.request(app, key, WRONG), good, self.script)
+
+    def refresh(self, app: str) -> Iterator[Finding]:
+        """One refresh, and what the new and the old access token are worth after it."""
+        if "refresh_token" not in self.script.services[app]["endpoints"] or app not in self.refresh_tokens:
+            yield not_tried(About(f"{app} refresh_token"), "no refresh token: the script logs in again instead")
+            return
+        before = self.refresh_tokens[app]
+        seen = self.prober.call("POST", self.url(app, "refresh_token"), json={"refresh_token": before})
+        yield self.token_answer(app, "refresh_token", ("access_token",), seen)
+        access, after = (token_in(seen, name) for name in ("access_token", "refresh_token"))
+        if access and app in self.good:
+            key, _ = self.good[app]
+            new, old = (self.request(app, key, token) for token in (access, self.tokens[app]))
+            yield judgements.after_refresh(app, before, after, new, old)
+            self.tokens[app] = access
+
+    def second_session(self) -> Finding:
+        """Log in once more, as a second script would, and look what became of the first session."""
+        app = next(iter(self.good), None)
+        if app is None:
+            return not_tried(About("second session"), "no data endpoint works")
+        first = self.tokens[app]
+        for each in ("IAM", app):
+            seen = self.opened(each)
+            if not token_in(seen, "access_token"):
+                return judgements.second_login(app, seen)
+        return judgements.second_session(app, self.request(app, self.good[app][0], first), self.script)
+
+    def paging(self) -> Iterator[Finding]:
+        """The pages of the largest centre that was seen."""
+        app = next((app for app in self.tokens if "search_inclusions" in self.data_endpoints(app)), None)
+        if app is None or not self.ids.get("organization"):
+            yield not_tried(About("paging"), "no centre was seen")
+            return
+        token, size = self.tokens[app], self.script.page_size()[1]
+        zero, one, two = (self.request(app, "search_inclusions", token, limit=1, page=page) for page in (0, 1, 2))
+        first = Pages((zero, one, two), one).first
+        large = self.request(app, "search_inclusions", token, limit=size, page=1 if first is None else first)
+        yield from judgements.paging(Pages((zero, one, two), large), self.script)
+
+    def behaviour(self) -> Iterator[Finding]:
+        """What all calls together tell: how fast, over how many connections, with which limits and clock."""
+        calls = [seen for seen in self.repeated if seen.good]
+        if self.good:
+            app, (key, _) = next(iter(self.good.items()))
+            calls += [self.request(app, key, self.tokens[app]) for _ in range(SAMPLE - len(calls))]
+        answered = [seen for seen in self.prober.seen if seen.status]
+        yield judgements.latency([seen for seen in calls if seen.status])
+        yield judgements.rate_limit(answered, self.prober.refused, self.script)
+        yield judgements.clock(answered)
+
+    def data_endpoints(self, app: str) -> list[str]:
+        """The keys of a service's data endpoints, the known ones first."""
+        keys = [key for key in self.script.services[app]["endpoints"] if key not in TOKEN_ENDPOINTS]
+        return sorted(keys, key=lambda key: [*KNOWN, key].index(key))
+
+    def base_url(self, app: str) -> str:
+        """The address of a service."""
+        return str(self.script.services[app]["base_url"]).rstrip("/")
+
+    def url(self, app: str, key: str) -> str:
+        """The address of an endpoint."""
+        return f"{self.base_url(app)}{self.script.services[app]['endpoints'][key]}"
+
+    def request(self, app: str, key: str, token: str | None = None, held: str = "", **changed: Any) -> Seen:
+        """One call of a data endpoint, for the thing whose id is `held`, else for the first that is known."""
+        call = KNOWN.get(key, UNKNOWN)
+        held = held or next(iter(self.ids.get(call.needs, ())), "0")
+        query = {name: held if value == "{}" else value for name, value in call.params.items()} | changed
+        options: dict[str, Any] = {"json": dict.fromkeys(call.body, held)} if call.body else {}
+        address = self.url(app, key) + call.suffix.replace("{}", urllib.parse.quote(held, safe="", errors="replace"))
+        return self.prober.call(call.method, address, token, params=query or None, **options)
+
+
+def token_in(seen: Seen, name: str) -> str | None:
+    """A token of an answer that brings one."""
+    value = shape.at(seen.body, shape.find_field(seen.body, name)) if seen.good else None
+    return value if isinstance(value, str) else None
+
+
+def ids_in(seen: Seen, wanted: str) -> list[str]:
+    """The ids of the first things in a list, as they go into a call."""
+    items = judgements.inclusions_in(seen.body)[:SAMPLE] if seen.good else []
+    values = [item.get(shape.id_name(item, wanted)) for item in items if isinstance(item, dict)]
+    return [str(value) for value in values if value and isinstance(value, (str, int))]

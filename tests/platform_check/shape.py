@@ -1,0 +1,204 @@
+"""What may be said of an answer: status, kinds, counts, names of fields, durations; never a value of it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import email.utils
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+NO_JSON: Any = object()  # stands for a body that is none
+FIELD_NAME = re.compile(r"(?!.*[0-9]{3})[A-Za-z_][A-Za-z0-9_]{0,40}")  # what is not of this form may be somebody's id
+TOKEN = re.compile(r"[\x21-\x7e]+")  # what fits into a header (RFC 6750, section 2.1)
+MOST_NAMES = 30
+DEPTH = 3  # how far down a token is looked for
+
+# Names in use for what the template calls so; written small and without _ and -.
+OTHER_NAMES = {
+    "access_token": ("accesstoken", "token", "jwt", "jwttoken", "authtoken", "bearertoken", "access"),
+    "refresh_token": ("refreshtoken", "refresh"),
+    "userId": ("userid", "useruuid", "iduser", "uid", "id", "uuid", "sub"),
+}
+LIMIT_HEADERS = ("ratelimit-limit", "x-ratelimit-limit", "x-rate-limit-limit")
+LEFT_HEADERS = ("ratelimit-remaining", "x-ratelimit-remaining", "x-rate-limit-remaining")
+RESET_HEADERS = ("ratelimit-reset", "x-ratelimit-reset", "x-rate-limit-reset")
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One answer, or why there was none (`failure`, in words of our own)."""
+
+    status: int = 0
+    body: Any = NO_JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+    failure: str = ""
+    seconds: float = 0.0
+    connection: object = None  # the same for calls over one connection
+    certificate: tuple[str, float] | None = None  # issuer, days left
+    skew: float | None = None  # seconds by which the platform's clock is ahead of ours
+
+    @property
+    def good(self) -> bool:
+        """Whether it is a 2xx with JSON."""
+        return 200 <= self.status < 300 and self.body is not NO_JSON
+
+    def __str__(self) -> str:
+        return self.failure or f"HTTP {self.status}"
+
+
+def names(keys: Iterable[object]) -> str:
+    """Names of fields; those that may be ids instead are only counted."""
+    every = list(keys)
+    shown = [key for key in every if isinstance(key, str) and FIELD_NAME.fullmatch(key)][:MOST_NAMES]
+    others = len(every) - len(shown)
+    return ", ".join([*shown, *([f"({others} other keys)" if others > 1 else "(1 other key)"] if others else [])])
+
+
+def kind(value: Any) -> str:
+    """What a value is, in a few words."""
+    if value is NO_JSON:
+        return "no JSON"
+    if isinstance(value, list):
+        return f"a list of {len(value)}" + (f", the first {kind(value[0])}" if value else "")
+    if isinstance(value, dict):
+        return f"an object with {names(value)}" if value and not is_map(value) else f"an object of {len(value)} entries"
+    return {str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
+
+
+def is_map(value: dict[str, Any]) -> bool:
+    """Whether an object looks keyed by ids: each value an object of the same fields."""
+    first, *others = value.values() if value else [None]
+    return bool(others) and isinstance(first, dict) and all(isinstance(each, dict) for each in others)
+
+
+def at(value: Any, path: Path | None) -> Any:
+    """What lies at a path, None if nothing does."""
+    for key in path if path is not None else (None,):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def find_field(answer: Any, wanted: str) -> Path | None:
+    """Where an answer holds a token or the user's id: under its own name, else under another, else further down."""
+    level: list[tuple[Path, Any]] = [((), answer)]
+    for _ in range(DEPTH):
+        level = [(path, value) for path, value in level if isinstance(value, dict)]
+        for path, value in level:
+            for key in (wanted, *(key for key in value if alias_of(key) == wanted)):
+                if is_usable(value.get(key), wanted):
+                    return (*path, key)
+        level = [((*path, key), child) for path, value in level for key, child in value.items() if is_name(key)]
+    return None
+
+
+def find_fields(answer: Any, wanted: Iterable[str]) -> dict[str, Path]:
+    """Where an answer holds each of them; without those that it does not hold."""
+    found = {name: find_field(answer, name) for name in wanted}
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def is_name(key: object) -> bool:
+    """Whether a key may be shown."""
+    return isinstance(key, str) and FIELD_NAME.fullmatch(key) is not None
+
+
+def alias_of(key: str) -> str | None:
+    """What a field of this name may hold."""
+    plain = re.sub("[_-]", "", key).lower()
+    return next((wanted for wanted, others in OTHER_NAMES.items() if plain in others and is_name(key)), None)
+
+
+def is_usable(value: Any, wanted: str) -> bool:
+    """Whether a value can be a token, or a user's id."""
+    if wanted == "userId" and isinstance(value, int) and not isinstance(value, bool):
+        return True
+    return isinstance(value, str) and TOKEN.fullmatch(value) is not None
+
+
+def list_in(value: Any) -> Path | None:
+    """Where the longest list is: () for a list itself, None if there is none in the top two levels of objects."""
+    if isinstance(value, list):
+        return ()
+    found: list[tuple[int, Path]] = []
+    for key, child in value.items() if isinstance(value, dict) else ():
+        for inner, grandchild in [(None, child), *(child.items() if isinstance(child, dict) else ())]:
+            path = (key,) if inner is None else (key, inner)
+            if isinstance(grandchild, list) and all(is_name(each) for each in path):
+                found.append((len(grandchild), path))
+    return max(found, default=(0, None), key=lambda pair: pair[0])[1]
+
+
+def id_name(item: Any, wanted: str) -> str | None:
+    """The key of an item's id: the wanted one, else the first that reads like one."""
+    if not isinstance(item, dict):
+        return None
+    likely = [key for key in item if is_name(key) and re.search(r"(^|_)(id|uuid)$|Id$|Uuid$", key)]
+    return wanted if wanted in item else next(iter(likely), None)
+
+
+def find_tube(value: Any) -> str | None:
+    """The id of some sample tube, anywhere in a record."""
+    for key, child in walk(value):
+        if "tube" in key.lower() and isinstance(child, str) and child:
+            return child
+    return None
+
+
+def walk(value: Any) -> Iterator[tuple[str, Any]]:
+    """Each key of nested JSON with its value; without recursion, as it may be deep."""
+    waiting = [value]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            yield from node.items()
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+
+
+def jwt_lifetime(token: str, now: float) -> float | None:
+    """How many seconds a token lives by its own account (RFC 7519), NaN if it does not say; None if it is no JWT."""
+    parts = token.split(".")
+    try:
+        header, claims = (json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in parts[:2])
+    except (ValueError, binascii.Error, RecursionError):
+        return None
+    if len(parts) != 3 or not isinstance(header, dict) or "alg" not in header or not isinstance(claims, dict):
+        return None
+    return number(claims.get("exp")) - number(claims.get("iat", now))
+
+
+def number(value: Any) -> float:
+    """A number of a sane size, NaN for anything else."""
+    return float(value) if isinstance(value, (int, float)) and abs(value) < 1e11 else math.nan
+
+
+def duration(seconds: float) -> str:
+    """A duration as a person says it."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if abs(seconds) >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s" if abs(seconds) >= 1 else f"{seconds * 1000:.0f} ms"
+
+
+def clock_skew(date: str, now: float) -> float | None:
+    """Seconds that a `Date` header is ahead of our clock; None without a sound one."""
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp() - now
+    except Exception:  # TypeError, ValueError or OverflowError, by version of Python
+        return None
+
+
+def header_number(headers: Mapping[str, str], wanted: Iterable[str]) -> int | None:
+    """The first number in the first of these headers."""
+    for name in wanted:
+        if found := re.match(r"\s*([0-9]{1,9})(?![0-9])", headers.get(name, "")):
+            return int(found[1])
+    return None

@@ -1,0 +1,448 @@
+"""The check of a platform: good lines where all is as assumed, else the difference and the line to change."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import trustme
+from dialects import DIALECTS
+from helpers import (
+    TEMPLATE,
+    WATCHDOG,
+    Start,
+    all_inclusions,
+    base_python,
+    environment_for,
+    log_of,
+    needs_posix,
+    python,
+    run_script,
+    study_of,
+)
+from next_httpx import moved
+from platform_check.judgements import KINDS
+from server import Simulator
+
+Script = Callable[..., Path]
+
+CHECK = TEMPLATE.parent / "tests" / "check_platform.py"
+HINT = "python3 tests/check_platform.py"
+MOST_CALLS = 60
+
+# The number of inclusions of each centre; the access token runs out after each one.
+STUDY = """
+counts = {}
+for organization in get_all_organizations():
+    counts[organization["id"]] = len(get_all_inclusions(organization["id"]))
+    control = MICROSERVICES["RC"]["base_url"].removesuffix("/rc") + "/_sandbox/control"
+    httpx.post(control, json={"expire": "RC"}).raise_for_status()
+print(json.dumps(counts))
+"""
+
+# What the check says of a dialect, and what is in the line that it names.
+LINE_TO_CHANGE = {
+    "token-names": ("access_token is accessToken", ".json()"),
+    "token-nested": ("access_token is data.access_token", ".json()"),
+    "dead-token-403": ("HTTP 403", "401"),
+    "dead-token-302": ("HTTP 302, sent elsewhere", "401"),
+    "dead-token-200": ("an error that looks like data", "raise_for_status()"),
+    "pages-from-0": ("number 0", '"page": page'),
+    "pages-capped": ("10 of 33 when 1000 are asked for", "1000"),
+    "pages-cut": ("10 of 33 when 1000 are asked for", "1000"),
+    "list-wrapped": ("the list is in items", "list"),
+    "rate-limit": ("100 calls each 1 s", "MAX_THREADS = "),
+}
+TO_BE_WRITTEN = {
+    "total-of-page": "1 on a page of 1, where 33 or more inclusions exist",
+    "total-missing": "no total that is a number",
+}
+NOTHING_TO_CHANGE = {
+    "refresh-kept": "the same refresh token",
+    "refresh-omitted": "no refresh token in the answer",
+    "one-session": "first one ended: HTTP 401",
+    "clock-ahead": "platform 5 min ahead",
+}
+
+# A service of the script's own, which is RC by another name, and functions in both forms that are in use.
+OWN_SERVICE = """MICROSERVICES: dict[str, dict[str, Any]] = {
+    "LAB": {
+        "app_id": "endobest-lab",
+        "base_url": os.environ.get("EB_RC_URL") or "https://lab.endobest.example",
+        "endpoints": {
+            "config_token": "/api/auth/config-token",
+            "centres": "/api/inclusions/getAllOrganizations",
+            "centres_again": "/api/inclusions/getAllOrganizations",
+            "counts": "/api/inclusions/inclusion-statistics",
+            "new": "/api/requests/create",
+        },
+    },
+"""
+OWN_FUNCTIONS = """
+@api_call_with_retry("LAB")
+def get_centres():
+    return call_endpoint("LAB", "GET", "centres", list)
+
+@api_call_with_retry("LAB")
+def get_centres_again():
+    client = get_httpx_client()
+    client.base_url = MICROSERVICES["LAB"]["base_url"]
+    headers = {"Authorization": f"Bearer {tokens['LAB']['access_token']}"}
+    return client.get(MICROSERVICES["LAB"]["endpoints"]["centres_again"], headers=headers, timeout=API_TIMEOUT).json()
+
+@api_call_with_retry("LAB")
+def get_counts(centre):
+    return call_endpoint("LAB", "GET", "counts", dict, params={"organization": centre})
+
+@api_call_with_retry("LAB", idempotent=False)
+def create():
+    return call_endpoint("LAB", "POST", "new", dict)
+"""
+
+# As the check says: page after page until one is empty, and total left alone.
+UNTIL_EMPTY = """
+def get_all_inclusions(organization_id):
+    inclusions, number = [], 1
+    while page := search_inclusions(organization_id, 1000, number):
+        inclusions, number = inclusions + page, number + 1
+    return inclusions
+"""
+
+
+def checked(path: Path | None, platform: Simulator | None, folder: Path, **variables: str) -> tuple[int, str]:
+    """Run the check in a folder; exit code and all that it said."""
+    done = subprocess.run(
+        [sys.executable, str(CHECK), *([str(path)] if path else [])],
+        cwd=folder,
+        env=environment_for(platform, **variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=WATCHDOG,
+    )
+    return done.returncode, done.stdout
+
+
+def line_named(output: str, path: Path) -> list[str]:
+    """The lines of a script that the check names."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [lines[int(number) - 1] for number in re.findall(rf"^{path.name}:(\d+)", output, re.MULTILINE)]
+
+
+def change_as_told(output: str, path: Path) -> None:
+    """Do to a script what the check says, from the last line upwards."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    told = re.findall(rf"^{path.name}:(\d+)  write `(.+)` (for|above) `(.+)`$", output, re.MULTILINE)
+    assert told, output
+    for number, new, how, old in reversed(told):
+        line = lines[int(number) - 1]
+        assert line.count(old) == 1, (line, old)
+        indent = re.match(" *", line)[0]  # type: ignore[index]
+        lines[int(number) - 1] = line.replace(old, new) if how == "for" else f"{indent}{new}\n{line}"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def assert_study_runs(path: Path, platform: Simulator) -> None:
+    """A script gets each inclusion of each centre."""
+    done = run_script(path, platform, EB_THREADS="10")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == counts_of(platform)
+
+
+def counts_of(platform: Simulator) -> dict[str, int]:
+    """What STUDY prints if nothing is missing."""
+    study = study_of(platform)
+    return {centre["id"]: len(all_inclusions(study, centre["id"])) for centre in study.organizations}
+
+
+def test_a_platform_as_assumed_gives_a_table_of_good_lines_and_exit_code_0(platform: Simulator, tmp_path: Path) -> None:
+    code, output = checked(None, platform, tmp_path)
+    assert code == 0, output
+    assert "DIFFERS" not in output
+    assert "26 as assumed, 0 different, 1 not tried" in output
+    assert sum(platform.seen()["requests"].values()) <= MOST_CALLS
+    assert platform.seen()["peak_concurrency"] == 1
+    assert platform.seen()["creations"] == {}
+
+
+def test_the_table_is_written_to_a_file_that_its_owner_alone_can_read(platform: Simulator, tmp_path: Path) -> None:
+    file = tmp_path / "eb_script_template.platform.txt"
+    file.write_text("older")
+    file.chmod(0o644)
+    _, output = checked(None, platform, tmp_path)
+    assert output.startswith(file.read_text(encoding="utf-8"))
+    if os.name != "nt":
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_each_dialect_is_tried_here() -> None:
+    assert {*LINE_TO_CHANGE, *TO_BE_WRITTEN, *NOTHING_TO_CHANGE, "moved", "jwt"} == DIALECTS.keys()
+
+
+@pytest.mark.parametrize("dialect", LINE_TO_CHANGE)
+def test_a_line_changed_as_told_makes_check_and_study_run(dialect: str, simulator: Start, script: Script) -> None:
+    platform, path = simulator("--dialect", dialect), script(STUDY)
+    words, in_line = LINE_TO_CHANGE[dialect]
+    code, output = checked(path, platform, path.parent)
+    assert code == 1, output
+    assert words in re.sub(r"\s+", " ", output)
+    assert all(in_line in line for line in line_named(output, path)), output
+    change_as_told(output, path)
+    code, output = checked(path, platform, path.parent)
+    assert code == 0, output
+    assert_study_runs(path, platform)
+
+
+@pytest.mark.parametrize("dialect", TO_BE_WRITTEN)
+def test_what_takes_more_than_a_line_is_described_and_works(dialect: str, simulator: Start, script: Script) -> None:
+    platform, path = simulator("--dialect", dialect), script(STUDY)
+    code, output = checked(path, platform, path.parent)
+    assert code == 1, output
+    assert TO_BE_WRITTEN[dialect] in re.sub(r"\s+", " ", output)
+    assert "write get_all_inclusions anew: ask for page after page until one is empty" in output
+    assert [line.split("(")[0] for line in line_named(output, path)] == ["def get_all_inclusions"]
+    text = path.read_text(encoding="utf-8")
+    own = re.sub(r"(?s)def get_all_inclusions\(.*?\n\n\n", lambda _: f"{UNTIL_EMPTY.strip()}\n\n\n", text, count=1)
+    path.write_text(own, encoding="utf-8")
+    code, output = checked(path, platform, path.parent)
+    assert code == 0, output
+    assert_study_runs(path, platform)
+
+
+@pytest.mark.parametrize("dialect", NOTHING_TO_CHANGE)
+def test_what_the_script_copes_with_is_told_all_the_same(dialect: str, simulator: Start, script: Script) -> None:
+    platform, path = simulator("--dialect", dialect), script(STUDY)
+    code, output = checked(path, platform, path.parent)
+    assert code == 1, output
+    assert NOTHING_TO_CHANGE[dialect] in re.sub(r"\s+", " ", output)
+    assert "write `" not in output
+    assert_study_runs(path, platform)
+
+
+def test_a_path_that_has_moved_is_named_with_its_entry(simulator: Start, script: Script) -> None:
+    platform, path = simulator("--dialect", "moved"), script(STUDY)
+    code, output = checked(path, platform, path.parent)
+    assert code == 1, output
+    assert "RC organizations: 2xx with a list" in output
+    assert "HTTP 404" in output
+    assert "correct the path: ask the platform's operator" in re.sub(r"\s+", " ", output)
+    [line] = line_named(output, path)
+    assert line.strip().startswith('"organizations": ')
+    moved = line.replace("/api/inclusions/getAllOrganizations", "/api/v2/organizations")
+    path.write_text(path.read_text(encoding="utf-8").replace(line, moved), encoding="utf-8")
+    code, output = checked(path, platform, path.parent)
+    assert code == 0, output
+    assert_study_runs(path, platform)
+
+
+def test_the_lifetime_of_a_jwt_is_told(simulator: Start, tmp_path: Path) -> None:
+    code, output = checked(None, simulator("--dialect", "jwt", "--token-lifetime", "900"), tmp_path)
+    assert code == 0, output
+    assert "a JWT that lives 15 min" in re.sub(r"\s+", " ", output)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_template_met_by_a_dialect_gets_all_or_says_to_run_the_check(
+    dialect: str, simulator: Start, script: Script
+) -> None:
+    capped = () if dialect == "pages-cut" else ("--dialect", "pages-capped")  # else one page is enough for a centre
+    platform = simulator("--dialect", dialect, *capped)
+    path = script(STUDY, ERROR_MAX_RETRY=3, WAIT_BEFORE_RETRY=0.5)
+    done = run_script(path, platform)
+    if done.returncode == 0:
+        assert json.loads(done.stdout) == counts_of(platform)
+    else:
+        assert done.stdout == ""
+        assert HINT in done.stderr + log_of(path)
+
+
+def test_endpoints_that_the_user_has_added_are_tried_if_they_are_read_without_parameters(
+    platform: Simulator, script: Script
+) -> None:
+    path = script(OWN_FUNCTIONS, edits={"MICROSERVICES: dict[str, dict[str, Any]] = {\n": OWN_SERVICE})
+    code, output = checked(path, platform, path.parent)
+    assert code == 0, output
+    plain = re.sub(r"\s+", " ", output)
+    assert "ok LAB centres: 2xx with JSON HTTP 200" in plain
+    assert "ok LAB centres_again: 2xx with JSON HTTP 200" in plain
+    assert "not tried LAB counts no function calls it by GET without parameters" in plain
+    assert "not tried LAB new no function calls it by GET without parameters" in plain
+    assert "not tried LAB refresh_token no refresh token: the script logs in again instead" in plain
+    assert platform.seen()["creations"] == {}
+
+
+def test_services_that_are_commented_out_are_left_alone(platform: Simulator, script: Script) -> None:
+    path = script("pass")
+    text = path.read_text(encoding="utf-8")
+    start, end = text.index('    "GDD": {'), text.index("\n}\n", text.index('    "GDD": {'))
+    path.write_text(text[:start] + re.sub("(?m)^", "# ", text[start:end]) + text[end:], encoding="utf-8")
+    code, output = checked(path, platform, path.parent)
+    assert code == 0, output
+    assert platform.seen()["services"]["GDD"] == 0
+
+
+def test_a_refused_login_is_tried_once_and_ends_the_check(platform: Simulator, tmp_path: Path) -> None:
+    code, output = checked(None, platform, tmp_path, EB_PASSWORD="not-the-password")
+    assert code == 1, output
+    assert "check EB_USER_NAME and EB_PASSWORD (tried once, so that no account is locked)" in output
+    assert "not-the-password" not in output
+    assert platform.seen()["logins"] == {"accepted": 0, "refused": 1}
+
+
+def test_an_app_id_that_is_refused_is_named_with_its_line(platform: Simulator, script: Script) -> None:
+    path = script("pass", edits={'"endobest-gdd"': '""'})
+    code, output = checked(path, platform, path.parent)
+    assert code == 1, output
+    assert "correct the app_id of GDD" in output
+    assert [line.split("#")[0].strip() for line in line_named(output, path)] == ['"app_id": "",']
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"EB_RC_URL": ""},
+            r"set EB_RC_URL \(eb_script_template.py:\d+\): 'https://rc.endobest.example' is a placeholder",
+        ),
+        ({"EB_RC_URL": "http://rc.test"}, "'http://rc.test' would send password and tokens unencrypted: use https://"),
+        ({"EB_RC_URL": "rc.test"}, "'rc.test' is no https:// address"),
+        ({"EB_RC_URL": "https://jeanne:geheim@rc.test"}, "'https://rc.test' has a login in it"),
+        ({"EB_PASSWORD": ""}, "EB_PASSWORD is empty: set it, or start the check in a terminal and type it"),
+        ({"SSL_CERT_FILE": "no-such-file"}, "SSL_CERT_FILE: .*name a file of CA certificates"),
+    ],
+)
+def test_a_wrong_setting_is_said_in_one_line_before_anything_is_sent(
+    variables: dict[str, str], said: str, platform: Simulator, tmp_path: Path
+) -> None:
+    code, output = checked(None, platform, tmp_path, **variables)
+    assert code == 2, output
+    assert re.fullmatch(f"check_platform.py: .*{said}.*\n", output)
+    assert "geheim" not in output
+    assert sum(platform.seen()["requests"].values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def (", r"cannot be read as a copy of the template \(SyntaxError: .*line 1"),
+        ("MICROSERVICES = {}", "cannot be read as a copy of the template"),
+        ("raise SystemExit(3)", "ends with exit code 3 when it is imported"),
+    ],
+)
+def test_what_is_no_copy_of_the_template_is_said_in_one_line(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.py"
+    path.write_text(text, encoding="utf-8")
+    code, output = checked(path, None, tmp_path)
+    assert code == 2, output
+    assert re.fullmatch(f"check_platform.py: other.py {said}.*\n", output), output
+
+
+def test_an_address_where_nobody_answers_is_named_with_the_variable(platform: Simulator, tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        code, output = checked(None, platform, tmp_path, EB_GDD_URL=url)
+    assert code == 1, output
+    assert "connection refused or cut" in output
+    assert "correct EB_GDD_URL, or the base_url" in output
+
+
+@needs_posix(reason="needs the package cryptography, which some Windows lack")
+def test_the_certificate_of_an_address_is_judged_by_issuer_and_days(simulator: Start, tmp_path: Path) -> None:
+    authority, end = trustme.CA(organization_name="Hospital"), datetime.now(timezone.utc) + timedelta(days=10, hours=1)
+    certificate = authority.issue_cert("127.0.0.1", not_after=end).private_key_and_cert_chain_pem
+    certificate.write_to_path(tmp_path / "own.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    platform = simulator("--certfile", str(tmp_path / "own.pem"), "--keyfile", str(tmp_path / "own.pem"))
+    code, output = checked(None, platform, tmp_path)
+    assert code == 1, output
+    assert "certificate not trusted: set SSL_CERT_FILE" in re.sub(r"\s+", " ", output)
+    code, output = checked(None, platform, tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem"))
+    assert code == 1, output
+    assert "certificate of Hospital, 10 days left" in re.sub(r"\s+", " ", output)
+    assert "tell the platform's operator that its certificate runs out" in output
+
+
+def test_the_sandbox_shows_what_a_dialect_does_to_a_script(script: Script) -> None:
+    sandbox = CHECK.with_name("sandbox.py")
+    path = script("print(len(get_all_organizations()))")
+    options = ["--dialect", "moved", "--centres", "3", "--patients", "3", "--latency", "0"]
+    command = [sys.executable, str(sandbox), *options, str(path)]
+    done = subprocess.run(command, cwd=path.parent, capture_output=True, encoding="utf-8", timeout=WATCHDOG)
+    assert done.returncode == 1, done.stderr
+    assert "HTTP 404" in done.stderr
+
+
+@needs_posix(reason="pseudo-terminals are POSIX")
+@pytest.mark.filterwarnings("ignore:.*forkpty:DeprecationWarning")  # pexpect execs at once
+def test_what_the_environment_does_not_say_is_asked_for_and_the_password_is_not_shown(
+    simulator: Start, tmp_path: Path
+) -> None:
+    pexpect = pytest.importorskip("pexpect")
+    typed = {"User name [ziwig-invest2@yopmail.com]: ": "jeanne", "Password: ": "Xq7-typed-Zw3"}
+    platform = simulator("--user", "jeanne", "--password", "Xq7-typed-Zw3")
+    variables = environment_for(platform)
+    del variables["EB_USER_NAME"], variables["EB_PASSWORD"]
+    child = pexpect.spawn(sys.executable, [str(CHECK)], cwd=tmp_path, env=variables, encoding="utf-8", timeout=WATCHDOG)
+    for question, answer in typed.items():
+        child.expect_exact(question)
+        child.send(f"{answer}\r")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0, child.before
+    assert "Xq7-typed-Zw3" not in child.before
+
+
+def test_a_python_without_httpx_gets_it_from_the_environment_of_the_tests(platform: Simulator, tmp_path: Path) -> None:
+    command = [str(base_python()), "-S", str(CHECK)]  # -S: without its own packages
+    environment = environment_for(platform)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=WATCHDOG
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="httpx2 needs Python 3.11")
+def test_a_copy_that_has_moved_to_httpx2_is_checked_as_it_is(platform: Simulator, script: Script) -> None:
+    path = script("pass")
+    path.write_text(moved(path.read_text(encoding="utf-8")), encoding="utf-8")
+    command = [str(base_python()), "-S", str(CHECK), str(path)]  # -S: without its own packages
+    environment = environment_for(platform)
+    done = subprocess.run(
+        command, cwd=path.parent, env=environment, capture_output=True, encoding="utf-8", timeout=WATCHDOG
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_file_that_imports_neither_httpx_ends_the_check_in_the_environment_of_the_tests_too(tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text("import httpx3\n", encoding="utf-8")
+    command = [str(base_python()), "-S", str(CHECK), "other.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=WATCHDOG)
+    assert done.returncode == 2
+    assert "other.py cannot be read as a copy of the template (ModuleNotFoundError: No module named 'httpx3')" in (
+        done.stderr
+    )
+
+
+def test_help_asks_and_sends_nothing(tmp_path: Path) -> None:
+    done = python([str(CHECK), "--help"], tmp_path)
+    assert done.returncode == 0
+    assert "Exit code: 0 all is as assumed, 1 something is not, 2 configuration." in done.stdout
+    assert all(f"{kind}: " in done.stdout for kind in KINDS)
+
+
+def test_a_file_that_cannot_be_written_costs_the_file_alone(platform: Simulator, tmp_path: Path) -> None:
+    (tmp_path / "eb_script_template.platform.txt").mkdir()
+    code, output = checked(None, platform, tmp_path)
+    assert code == 0, output
+    assert "eb_script_template.platform.txt could not be written" in output

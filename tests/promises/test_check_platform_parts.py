@@ -1,0 +1,283 @@
+"""The parts of the check by themselves: pace and limits of its calls, lines of other versions, what tokens tell."""
+
+from __future__ import annotations
+
+import ast
+import math
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from helpers import TEMPLATE
+from platform_check import judgements, probing, shape
+from platform_check.judgements import DIFFERS, OK, Pages
+from platform_check.probing import Prober
+from platform_check.script import Script
+from platform_check.shape import Seen
+
+# The engine in another layout: a class for sessions, a constant for the size of a page, another comparison.
+OTHER_VERSION = """
+PAGE_SIZE = 500
+MICROSERVICES = {"RC": {"endpoints": {"organizations": "/organizations"}}}
+
+class Sessions:
+    def renew_after(self, error):
+        if error.response.status_code != 401:
+            raise error
+
+    def read(self, response):
+        answer = response.json()
+        return answer["access_token"]
+
+def call_endpoint(app):
+    headers = {"Authorization": "Bearer"}
+    response = get(app, headers)
+    response.raise_for_status()
+    return response.json()
+
+def get_all_organizations():
+    return call_endpoint("RC", "GET", "organizations", list)
+
+def search(organization_id, limit, page):
+    return call_endpoint("RC", "POST", "search_inclusions", dict, params={"limit": limit, "page": page})
+
+def get_all_inclusions(organization_id):
+    for number in count(1):
+        page = search(organization_id, PAGE_SIZE, number)
+        if page["total"] <= number * PAGE_SIZE:
+            return
+"""
+
+
+@pytest.fixture(scope="module")
+def script() -> Script:
+    """The template as it is."""
+    return Script(TEMPLATE, TEMPLATE.read_text(encoding="utf-8"), {})
+
+
+@pytest.fixture(scope="module")
+def other() -> Script:
+    """A template of another version."""
+    return Script(Path("other.py"), OTHER_VERSION, {})
+
+
+def prober_of(*answers: httpx.Response) -> tuple[Prober, list[float]]:
+    """A prober that meets these answers, the last one for ever, and the waits that it makes."""
+    left, waits = list(answers), list[float]()
+    transport = httpx.MockTransport(lambda request: left.pop(0) if len(left) > 1 else left[0])
+    return Prober(httpx.Client(transport=transport), waits.append), waits
+
+
+def answered(body: Any, status: int = 200, **headers: str) -> Seen:
+    """An answer as it is seen."""
+    return Seen(status, body, headers)
+
+
+def test_a_429_is_obeyed_once_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    prober, waits = prober_of(httpx.Response(429, headers={"Retry-After": "7"}), httpx.Response(200, json=[]))
+    assert prober.call("GET", "https://rc.test/").good
+    assert waits == [7]
+    assert prober.refused == 1
+    assert "waiting 7 s" in capsys.readouterr().err
+
+
+def test_a_429_that_asks_for_minutes_is_not_waited_for() -> None:
+    prober, waits = prober_of(httpx.Response(429, headers={"Retry-After": "600"}))
+    assert prober.call("GET", "https://rc.test/").status == 429
+    assert waits == []
+
+
+def test_calls_are_a_second_apart_when_few_are_left() -> None:
+    prober, waits = prober_of(httpx.Response(200, json=[], headers={"X-RateLimit-Remaining": "1"}))
+    prober.call("GET", "https://rc.test/")
+    assert waits == [1]
+
+
+def test_after_60_calls_no_other_is_made_and_the_check_says_so() -> None:
+    prober, _ = prober_of(httpx.Response(200, json=[]))
+    seen = [prober.call("GET", "https://rc.test/") for _ in range(61)]
+    assert [each.failure for each in seen[-2:]] == ["", "not called: the check ends after 60 calls"]
+    assert prober.cut_short
+
+
+def test_after_its_time_no_other_call_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "MOST_SECONDS", 0)
+    prober, _ = prober_of(httpx.Response(200, json=[]))
+    assert prober.call("GET", "https://rc.test/").failure.startswith("not called: the check ends after")
+    assert prober.calls == 0
+
+
+def test_a_cookie_of_one_answer_is_not_sent_with_the_next_call() -> None:
+    sent: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, json={}, headers={"Set-Cookie": "session=1; Path=/"})
+
+    prober = Prober(httpx.Client(transport=httpx.MockTransport(answer)))
+    prober.call("GET", "https://rc.test/")
+    prober.call("GET", "https://rc.test/")
+    assert ["cookie" in request.headers for request in sent] == [False, False]
+
+
+def test_lines_are_found_in_another_layout_of_the_engine(other: Script) -> None:
+    named = {
+        "response.json()": other.token_answers()[0],
+        "status_code != 401": other.dead_token()[0],
+        "raise_for_status": other.error_raising()[0],
+        '"organizations", list': other.list_of("organizations")[0],
+        '"page": page': other.page()[0],
+        "PAGE_SIZE = 500": other.page_size()[0],
+        "def get_all_inclusions": other.total()[0],
+    }
+    assert {text: text in other.lines[line - 1] for text, line in named.items()} == dict.fromkeys(named, True)
+    assert "read" in OTHER_VERSION.splitlines()[other.token_answers()[0] - 2]
+
+
+@pytest.mark.parametrize(
+    ("compared", "new"),
+    [
+        ("error.response.status_code != 401", "error.response.status_code not in (401, 403)"),
+        ("error.response.status_code == 401", "error.response.status_code in (401, 403)"),
+        ("error.response.status_code in (401, 419)", "error.response.status_code in (401, 403, 419)"),
+    ],
+)
+def test_what_to_write_keeps_the_form_of_the_comparison(compared: str, new: str) -> None:
+    text = OTHER_VERSION.replace("error.response.status_code != 401", compared)
+    other = Script(Path("other.py"), text, {})
+    finding = judgements.wrong_token("RC", answered({"message": "no"}, 403), answered([]), other)
+    assert finding.change == f"write `{new}` for `{compared}`"
+
+
+def test_the_line_about_a_dead_token_is_found_in_the_template(script: Script) -> None:
+    finding = judgements.wrong_token("RC", answered({"message": "no"}, 403), answered([]), script)
+    assert "error.response.status_code not in (401, 403)" in finding.change
+    assert "error.response.status_code != 401" in script.lines[finding.line - 1]
+
+
+def test_the_size_of_a_page_is_the_one_that_get_all_inclusions_asks_for_else_the_default(script: Script) -> None:
+    given = script.source.replace('key="patientId")', 'key="patientId", limit=50)')
+    sizes = [Script(TEMPLATE, text, {}).page_size()[1] for text in (script.source, given)]
+    assert sizes == [1000, 50]
+
+
+@pytest.mark.parametrize(
+    ("body", "trusted"),
+    [
+        ("return every_page(organization_id)", True),
+        ("return search(organization_id, 1000, 1)['total']", True),
+        ("return list(search(organization_id, 1000, 1))", False),
+    ],
+)
+def test_total_matters_if_get_all_inclusions_or_a_function_that_it_calls_reads_it(body: str, trusted: bool) -> None:
+    engine = "def every_page(fetch):\n    return fetch.get('total')\n\n"
+    own = Script(Path("own.py"), f"{engine}def get_all_inclusions(organization_id):\n    {body}\n", {})
+    assert own.total() == (4, trusted)
+
+
+@pytest.mark.parametrize(
+    ("answer", "path"),
+    [
+        ({"access_token": "a", "token": "b"}, ("access_token",)),
+        ({"AccessToken": "a"}, ("AccessToken",)),
+        ({"access-token": "a"}, None),  # cannot be shown, so it cannot be told
+        ({"result": {"tokens": {"access_token": "a"}}}, ("result", "tokens", "access_token")),
+        ({"access_token": ""}, None),
+        ({"access_token": None, "jwt": "a"}, ("jwt",)),
+        ({"P123456": {"access_token": "a"}}, None),
+        ([{"access_token": "a"}], None),
+    ],
+)
+def test_a_token_is_found_by_its_name_or_another_at_the_top_or_below(answer: Any, path: Any) -> None:
+    assert shape.find_field(answer, "access_token") == path
+
+
+def test_a_number_can_be_a_user_id_but_no_token() -> None:
+    assert shape.find_field({"userId": 7, "access_token": 7}, "userId") == ("userId",)
+    assert shape.find_field({"userId": 7, "access_token": 7}, "access_token") is None
+
+
+@pytest.mark.parametrize(
+    ("token", "seconds"),
+    [
+        ("eyJhbGciOiJIUzI1NiJ9.eyJpYXQiOjEwMCwiZXhwIjo0MDB9.x", 300),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQwMH0.x", 390),
+        ("eyJhbGciOiJIUzI1NiJ9.e30.x", math.nan),
+        ("eb-access-token", None),
+        ("a.b.c", None),
+    ],
+)
+def test_a_jwt_tells_its_lifetime(token: str, seconds: float | None) -> None:
+    assert shape.jwt_lifetime(token, now=10) == pytest.approx(seconds, nan_ok=True)
+
+
+def page(*patients: int, total: int = 3) -> Seen:
+    """A page of inclusions."""
+    return answered({"data": [{"patientId": f"p{number}"} for number in patients], "total": total})
+
+
+@pytest.mark.parametrize(
+    ("zero", "one", "two", "first"),
+    [
+        (answered({}, 400), page(1), page(2), 1),
+        (page(1), page(1), page(2), 1),  # page 0 is taken for the first
+        (page(1), page(2), page(3), 0),
+        (page(1), page(1), page(1), None),  # the number is ignored
+        (answered({}, 400), page(), page(), None),
+    ],
+)
+def test_the_first_page_is_told_from_three_pages(zero: Seen, one: Seen, two: Seen, first: int | None) -> None:
+    assert Pages((zero, one, two), page(1, 2, 3)).first == first
+
+
+def test_a_server_that_ignores_the_number_of_the_page_is_told(script: Script) -> None:
+    finding = judgements.first_page(Pages((page(1), page(1), page(1)), page(1, 2, 3)), script)
+    assert (finding.verdict, finding.seen) == (DIFFERS, "page 1 and page 2 are the same: the number is not looked at")
+
+
+def test_a_centre_with_one_inclusion_tells_nothing_about_pages(script: Script) -> None:
+    pages = Pages((page(), page(1, total=1), page(total=1)), page(1, total=1))
+    assert judgements.total(pages, script).verdict == judgements.NOT_TRIED
+
+
+def test_a_page_whose_list_or_ids_have_other_names_is_told(script: Script) -> None:
+    wrapped = judgements.page_fields(answered({"content": [{"patientId": "p"}], "total": 1}), script)
+    assert (wrapped.verdict, wrapped.change) == (DIFFERS, "read content where it says data")
+    renamed = judgements.page_fields(answered({"data": [{"patient_id": "p"}], "total": 1}), script)
+    assert (renamed.verdict, renamed.change) == (DIFFERS, "read patient_id for patientId in your main()")
+
+
+def test_data_given_to_a_wrong_token_are_a_case_for_the_operator(script: Script) -> None:
+    finding = judgements.wrong_token("RC", answered([{"id": "1"}]), answered([{"id": "1"}]), script)
+    assert (finding.verdict, finding.line) == (DIFFERS, 0)
+    assert "operator" in finding.change
+
+
+def test_connections_that_are_not_kept_are_told() -> None:
+    kept = [Seen(200, [], connection=1, seconds=0.1)] * 10
+    assert judgements.latency(kept).verdict == OK
+    closed = [Seen(200, [], connection=number, seconds=0.1) for number in range(10)]
+    assert judgements.latency(closed).verdict == DIFFERS
+
+
+def test_fewer_threads_are_asked_for_only_if_the_script_has_more_than_the_limit_allows() -> None:
+    limited = [Seen(200, [], {"ratelimit-limit": "600", "ratelimit-reset": "60"}, seconds=1.0)] * 3
+    script = Script(Path("my_script.py"), "MAX_THREADS = 20\n", {}, max_threads=20)
+    finding = judgements.rate_limit(limited, 0, script)
+    assert (finding.line, finding.change) == (1, "write `MAX_THREADS = 10` for `MAX_THREADS = 20`")
+    fewer = Script(Path("my_script.py"), "MAX_THREADS = 10\n", {}, max_threads=10)
+    assert judgements.rate_limit(limited, 0, fewer).verdict == OK
+
+
+def test_no_function_calls_an_endpoint_by_itself_if_it_has_parameters() -> None:
+    text = 'call_endpoint("LAB", "GET", "one", list)\ncall_endpoint("LAB", "GET", "two", list, suffix="/1")\n'
+    script = Script(Path("my_script.py"), text, {})
+    assert [script.plain_get("LAB", key) for key in ("one", "two", "three")] == [True, False, False]
+
+
+def test_every_line_that_is_named_exists_even_in_an_empty_script() -> None:
+    empty = Script(Path("empty.py"), "", {})
+    assert isinstance(empty.tree, ast.Module)
+    lines = [empty.token_answers(), empty.dead_token(), empty.error_raising(), empty.page(), empty.page_size()]
+    assert [each[0] for each in lines] == [1] * 5
