@@ -1,17 +1,27 @@
-"""What differs on Windows, as far as another system shows it; test_types.py finds calls that Windows does not have."""
+"""What differs on Windows, part of it as far as another system shows it.
+
+test_types.py finds calls that Windows does not have; `.ci/windows` runs these tests, and the engine's, on Windows.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers import WATCHDOG, environment_for, run_script
+from console import Console
+from helpers import WATCHDOG, Start, environment_for, log_of, run_script, wait_until
 from server import Simulator
 
 Script = Callable[..., Path]
+
+IN_TIME = 40  # seconds; a process that goes on with what it was doing takes 60
+on_windows = pytest.mark.skipif(sys.platform != "win32", reason="a console of Windows, or its locks of open files")
+buffered_or_not = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["python", "python -u"])
 
 PYTHONW = """
 import runpy, sys
@@ -60,3 +70,132 @@ def test_an_error_that_the_terminal_cannot_encode_is_shown_escaped_and_logged_wh
     assert done.returncode == 0
     assert r"\u03a9mega \u2192 \u65e5\u672c" in done.stderr
     assert "Ωmega → 日本" in path.with_suffix(".log").read_text(encoding="utf-8")
+
+
+def test_output_that_its_reader_cannot_encode_is_escaped_and_ends_no_run(script: Script, platform: Simulator) -> None:
+    path = script("print('Łask → 日本')\nprint('the rest')")
+    done = run_script(path, platform, PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "\\u0141ask \\u2192 \\u65e5\\u672c\nthe rest\n"
+
+
+@on_windows
+def test_output_that_nul_cannot_encode_ends_no_run(script: Script, platform: Simulator) -> None:
+    path, variables = script("print('Łask → 日本')"), environment_for(platform)
+    del variables["PYTHONIOENCODING"]
+    with Console(path, variables, stdout=Path(os.devnull)) as console:
+        assert console.exit_code(IN_TIME) == 0, console.screen()
+
+
+@on_windows
+def test_a_log_that_another_program_has_open_loses_no_record_nor_an_older_log_and_is_rotated_once_it_is_free(
+    script: Script, platform: Simulator
+) -> None:
+    todo = """
+    for number in range(500):
+        logging.info("while open: %d", number)
+    print("written", flush=True)
+    input()
+    for number in range(50):
+        logging.info("free: %d", number)
+    """
+    path = script(todo, LOG_BYTES=10_000)
+    older = [Path(f"{path.with_suffix('.log')}.{number}") for number in range(1, 6)]
+    for log in older:
+        log.write_text(log.name, encoding="utf-8")
+    before = {log: log.name for log in older}
+    path.with_suffix(".log").touch()
+    with Console(path, environment_for(platform)) as console:
+        with path.with_suffix(".log").open("rb"):
+            wait_until(lambda: "written" in console.screen())
+            assert {log: log.read_text(encoding="utf-8") for log in path.parent.glob("*.log.*")} == before
+            lines = log_of(path).splitlines()
+        console.press("\r")
+        assert console.exit_code(WATCHDOG) == 0
+        assert console.screen().replace("\n", "").count("cannot be rotated and grows on") == 1
+    assert [line.split("while open: ")[1] for line in lines if "while open" in line] == [*map(str, range(500))]
+    [newest] = set(path.parent.glob("*.log.*")) - set(older)
+    assert "while open: 499" in newest.read_text(encoding="utf-8")
+    assert len([log for log in older if log.exists()]) == 4
+
+
+@on_windows
+@buffered_or_not
+@pytest.mark.parametrize("streams", [("stdin",), ("stderr",), ("stdin", "stderr")], ids="+".join)
+def test_nothing_is_asked_where_nul_stands_for_the_terminal(
+    streams: tuple[str, ...], unbuffered: str, script: Script, platform: Simulator
+) -> None:
+    path, variables = script("pass"), environment_for(platform, PYTHONUNBUFFERED=unbuffered)
+    del variables["EB_PASSWORD"]
+    with Console(path, variables, **dict.fromkeys(streams, Path(os.devnull))) as console:
+        assert console.exit_code(IN_TIME) == 2
+        assert "Password" not in console.screen()
+    assert ": EB_PASSWORD is empty: " in log_of(path)
+
+
+@buffered_or_not
+def test_progress_goes_to_the_log_where_nul_stands_for_the_terminal(
+    unbuffered: str, script: Script, platform: Simulator
+) -> None:
+    path = script("for _ in run_parallel(time.sleep, [0.5]):\n    pass", LOG_EVERY=0)
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        cwd=path.parent,
+        env=environment_for(platform, PYTHONUNBUFFERED=unbuffered),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=WATCHDOG,
+    )
+    assert done.returncode == 0
+    assert " 0/1 " in log_of(path)
+
+
+# --------------------------------------------------------------------------------------------------------------- Ctrl-C
+
+HELD: dict[str, Any] = {"hold": 60}
+MANY = """
+futures = [main_thread_pool.submit(get_statistics, "1") for _ in range(1000)]
+print("busy", flush=True)
+for future in futures:
+    future.result()
+"""
+
+
+def is_busy(console: Console, platform: Simulator) -> bool:
+    return "busy" in console.screen()
+
+
+def is_held(console: Console, platform: Simulator) -> bool:
+    return platform.seen()["requests"]["statistics"] > 0
+
+
+def is_logging_in(console: Console, platform: Simulator) -> bool:
+    return platform.seen()["requests"]["login"] > 0
+
+
+@on_windows
+@pytest.mark.parametrize(
+    ("todo", "ready", "options"),
+    [
+        ("print('busy', flush=True)\nwhile True:\n    pass", is_busy, ()),
+        ("print('busy', flush=True)\ntime.sleep(3600)", is_busy, ()),
+        ("print('busy', flush=True)\nthreading.Event().wait()", is_busy, ()),
+        ("get_statistics('1')", is_held, ()),
+        (MANY, is_busy, ()),
+        ("", is_logging_in, ("--latency", "60")),
+    ],
+    ids=["own loop", "sleep", "a wait", "a call", "the results of many calls", "login"],
+)
+def test_ctrl_c_at_the_console_ends_the_run_in_time_with_130_and_a_complete_log(
+    todo: str, ready: Callable[[Console, Simulator], bool], options: tuple[str, ...], script: Script, simulator: Start
+) -> None:
+    path, platform = script(todo or "pass"), simulator(*options)
+    platform.control(**HELD)
+    with Console(path, environment_for(platform)) as console:
+        wait_until(lambda: ready(console, platform))
+        console.press("\x03")
+        assert console.exit_code(IN_TIME) == 130, console.screen()
+        closing = console.screen().splitlines()[-1]
+    assert closing.startswith("my_script: stopped by SIGINT")
+    assert log_of(path).splitlines()[-1].endswith(closing)
+    assert "API function" in log_of(path), "no summary"
