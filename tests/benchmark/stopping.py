@@ -1,0 +1,316 @@
+"""Measure how a run ends that is told to: python3 tests/benchmark/stopping.py [--runs N] [--only PLACE] [--random N].
+
+The first table has a row for each place that the main thread can be in, a column for each signal; a cell tells the
+longest time from the signal to the end of the process, as seen from outside, the exit codes, and how many logs were
+complete: summary, and as the last line the closing line with the reason. The second counts what became of signals at
+random moments of a run. POSIX; the silent name server also needs Linux, and the right to listen on port 53.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS), str(TESTS / "simulation")]
+
+from environment import environment_python  # noqa: E402
+
+if not all(map(find_spec, ("pytest", "uvicorn", "faker"))):  # the tests' own environment has what helpers needs
+    python = environment_python("requirements.txt")
+    os.execv(python, [str(python), *sys.argv])
+
+from helpers import answer, environment_for, wait_until  # noqa: E402
+from server import Simulator  # noqa: E402
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AT_ONCE = 4  # processes that are measured at the same time
+LIMIT = 30  # seconds; what takes longer does not end
+SILENT = ("127.0.0.9", 53)  # of the name server that never answers
+RESOLVER = f"nameserver {SILENT[0]}\noptions timeout:30 attempts:2\n"
+ASKS_THE_SILENT = ("unshare", "-rm", "sh", "-c", 'mount --bind resolv.conf /etc/resolv.conf && exec "$0" "$@"')
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the main thread stands: the script, what the platform does, when it is there."""
+
+    todo: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+    waits_for: str = "busy"  # words of the script, of its log or its question
+    asks: str = ""  # the variable that is missing, to be asked for on a terminal
+    prefix: tuple[str, ...] = ()
+    failed: bool = False
+
+
+BUSY = "print('busy', flush=True)"
+FOREVER = f"{BUSY}\nthreading.Event().wait()"
+HELD: dict[str, Any] = {"hold": 60}
+PLACES = {
+    "a call held for 60 s": Place(f"{BUSY}\nget_statistics('1')", HELD),
+    "a silent name server": Place(
+        "print('busy', flush=True)\nsocket.create_connection(('silent.example', 443))", prefix=ASKS_THE_SILENT
+    ),
+    "`future.result()` of 1,000 calls": Place(
+        "futures = [main_thread_pool.submit(get_statistics, '1') for _ in range(1000)]\n"
+        "print('busy', flush=True)\n[future.result() for future in futures]",
+        HELD,
+    ),
+    "`as_completed`": Place(
+        "futures = [main_thread_pool.submit(get_statistics, '1') for _ in range(1000)]\n"
+        "print('busy', flush=True)\nfor future in as_completed(futures):\n    future.result()",
+        HELD,
+    ),
+    "`Event().wait()`": Place(FOREVER),
+    "backing off": Place(
+        "template.WAIT_BEFORE_RETRY = 60\nget_statistics('1')",
+        {"answer": {"statistics": answer(503)}},
+        waits_for="next in",
+    ),
+    "the loop over `run_parallel`": Place(f"{BUSY}\nlist(run_parallel(get_statistics, itertools.repeat('1')))", HELD),
+    "the question for the user": Place("", asks="EB_USER_NAME", waits_for="User name"),
+    "the question for the password": Place("", asks="EB_PASSWORD", waits_for="Password"),
+    "the login, held": Place("", options=("--latency", "60"), waits_for="20 threads"),
+    "`finally: time.sleep(30)`": Place(
+        f"try:\n{textwrap.indent(FOREVER, '    ')}\nfinally:\n    time.sleep(30)",
+    ),
+    "`while True: try: ... except BaseException: pass`": Place(
+        "print('busy', flush=True)\nwhile True:\n    try:\n        threading.Event().wait()\n"
+        "    except BaseException:\n        pass"
+    ),
+    "an exception swallowed, a task held": Place(
+        "try:\n    future = main_thread_pool.submit(threading.Event().wait)\n    print('busy', flush=True)\n"
+        "    future.result()\nexcept BaseException:\n    pass"
+    ),
+    "closing after a failure, a task held": Place(
+        "main_thread_pool.submit(threading.Event().wait)\nprint('busy', flush=True)\nraise LookupError('no input')",
+        failed=True,
+    ),
+    "20 threads that compute, `finally: time.sleep(30)`": Place(
+        "def compute():\n    while True:\n        sum(number * number for number in range(1000))\n"
+        "for _ in range(20):\n    threading.Thread(target=compute, daemon=True).start()\n"
+        f"try:\n{textwrap.indent(FOREVER, '    ')}\nfinally:\n    time.sleep(30)",
+    ),
+    "C code that holds the interpreter for 5 s and more": Place("print('busy', flush=True)\nsum(range(5 * 10**8))"),
+}
+
+SOME_SECONDS = """
+def both(organization):
+    inclusions = subtasks_thread_pool.submit(get_all_inclusions, organization["id"])
+    return get_statistics(organization["id"]), [get_record_by_patient(row["patientId"]) for row in inclusions.result()]
+
+try:
+    logging.info("begun")
+    list(run_parallel(both, get_all_organizations()))
+finally:
+    Path("result.txt").write_text("written")
+"""
+
+Started = tuple["subprocess.Popen[bytes]", Path]
+
+
+@dataclass(frozen=True)
+class End:
+    """How a process ended; `seconds` since the first signal, `own` by the last line of its log."""
+
+    seconds: float
+    own: float
+    code: int | None
+    log: str
+    words: str
+    written: bool
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the log ends with the summary and the closing line."""
+        lines = self.log.splitlines() or [""]
+        return (
+            "API function " in self.log and re.search(r"my_script: (done|stopped|failed)[^\n]*$", lines[-1]) is not None
+        )
+
+
+@contextlib.contextmanager
+def started(place: Place, platform: Simulator, template: Path) -> Iterator[Started]:
+    """Run a place's script in a folder of its own: the process and the file with its output."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        todo = textwrap.indent(place.todo or "pass", "    ")
+        imports = f"import sys\nimport {template.stem} as template\nfrom {template.stem} import *"
+        text = f"{imports}\n\ndef main():\n{todo}\n\nsys.exit(template.run(main))\n"
+        (folder / "my_script.py").write_text(text)
+        (folder / "resolv.conf").write_text(RESOLVER)
+        variables = environment_for(platform, PYTHONPATH=str(template.parent), PYTHONDONTWRITEBYTECODE="1")
+        variables.pop(place.asks, None)
+        master, terminal = os.openpty()
+        with (folder / "output").open("wb") as output:
+            stdin, stderr = (terminal, terminal) if place.asks else (subprocess.DEVNULL, output)
+            command = [*place.prefix, sys.executable, "my_script.py"]
+            process = subprocess.Popen(command, cwd=folder, env=variables, stdin=stdin, stdout=output, stderr=stderr)
+        os.close(terminal)
+        try:
+            if place.asks:
+                while place.waits_for.encode() not in os.read(master, 1000):
+                    pass
+            yield process, folder
+        finally:
+            process.kill()
+            process.wait()
+            os.close(master)
+
+
+def is_there(place: Place, folder: Path) -> bool:
+    """Whether the main thread has come to its place."""
+    return any(place.waits_for in read(folder / name) for name in ("output", "my_script.log")) or bool(place.asks)
+
+
+def read(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+
+def ending(process: subprocess.Popen[bytes], folder: Path, signals: list[tuple[float, signal.Signals]]) -> End:
+    """Send signals, each after so many seconds; how the process ends."""
+    first = 0.0
+    for pause, number in signals:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(pause)
+        first = first or time.time()
+        process.send_signal(number)  # to nobody if it has ended
+    try:
+        code: int | None = process.wait(LIMIT)
+    except subprocess.TimeoutExpired:
+        code = None
+    took, log = time.time() - first, read(folder / "my_script.log")
+    stamps = re.findall(r"(?m)^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ", log)
+    own = datetime.strptime(stamps[-1], "%Y-%m-%d %H:%M:%S,%f").timestamp() - first if stamps else 0
+    return End(took, own, code, log, read(folder / "output"), (folder / "result.txt").exists())
+
+
+def cell(ends: list[End], place: Place, number: signal.Signals) -> str:
+    """Sum up the runs of a place and a signal."""
+    wanted = "my_script: failed: LookupError: no input" if place.failed else f"my_script: stopped by {number.name}"
+    complete = sum(end.is_complete and wanted in end.log.splitlines()[-1] for end in ends)
+    codes = ", ".join(sorted({"does not end" if end.code is None else str(end.code) for end in ends}))
+    return f"{max(end.seconds for end in ends):.1f} s, {codes}, {complete}/{len(ends)}"
+
+
+def row(name: str, place: Place, runs: int, template: Path) -> str:
+    """Measure a place with each signal."""
+    with Simulator(sys.executable, "--centres", "5", "--patients", "60", *place.options) as platform:
+        platform.control(**place.settings)
+
+        def measure(number: signal.Signals) -> End:
+            with started(place, platform, template) as (process, folder):
+                wait_until(lambda: process.poll() is not None or is_there(place, folder))
+                return ending(process, folder, [(0.5, number)])  # by then it sleeps there
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            ends = list(pool.map(measure, [number for number in SIGNALS for _ in range(runs)]))
+    cells = [cell(ends[i * runs : (i + 1) * runs], place, number) for i, number in enumerate(SIGNALS)]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def verdict(end: End, signals: list[tuple[float, signal.Signals]]) -> str:
+    """What became of a run that was told to end at some moment."""
+    if end.code is None:
+        return "HANGS"
+    if end.own > 3:
+        return "OVER 3 s"
+    codes = {"done": 0, **{f"stopped by {number.name}": 128 + number for _, number in signals}}
+    closing = re.search(r"my_script: (done|stopped by \w+)[^\n]*$", end.log.splitlines()[-1])
+    if not end.is_complete or closing is None:
+        return "no end of the log"
+    if len(signals) == 1 and " begun\n" in end.log and not end.written:
+        return "no file of the finally"
+    if closing[1] == "done":
+        return "done before it" if end.code in (0, *(-number for _, number in signals)) else f"done, but {end.code}"
+    if len(signals) == 2 and end.code == -signals[1][1]:
+        return "stopped, the second came after it"
+    return "stopped" if end.code == codes[closing[1]] else f"stopped, but {end.code}"
+
+
+def at_random(count: int, seed: int, template: Path) -> Iterator[str]:
+    """Send signals at random moments of a run of some seconds, half of them twice."""
+    dice, place = random.Random(seed), Place(SOME_SECONDS)
+    faults = ("--centres", "10", "--patients", "100", "--latency", "0.1", "--fault", "503=0.1")
+    with Simulator(sys.executable, *faults) as platform:
+
+        def measure(signals: list[tuple[float, signal.Signals]]) -> End:
+            with started(place, platform, template) as (process, folder):
+                wait_until(lambda: process.poll() is not None or "started" in read(folder / "my_script.log"))
+                return ending(process, folder, signals)
+
+        whole = measure([(LIMIT, signal.SIGINT)])
+        lines = re.findall(r"(?m)^\S+ \S+", whole.log)
+        began, ended = (datetime.strptime(line, "%Y-%m-%d %H:%M:%S,%f") for line in (lines[0], lines[-1]))
+        lasts = (ended - began).total_seconds()
+        plans = [
+            [(dice.uniform(0, lasts), dice.choice(SIGNALS)), (dice.uniform(0, 1), dice.choice(SIGNALS))][: 1 + i % 2]
+            for i in range(count)
+        ]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            ends = list(pool.map(measure, plans))
+    yield f"\n{count} signals at random moments of {lasts:.1f} s, seed {seed}\n\n| | single | double |\n|---|---:|---:|"
+    verdicts = Counter((verdict(end, plan), len(plan)) for end, plan in zip(ends, plans, strict=True))
+    for name in sorted({name for name, _ in verdicts}):
+        yield f"| {name} | {verdicts[name, 1]} | {verdicts[name, 2]} |"
+    longest = [max(end.seconds for end, plan in zip(ends, plans, strict=True) if len(plan) == n) for n in (1, 2)]
+    yield f"| longest, seconds | {longest[0]:.2f} | {longest[1]:.2f} |"
+    for end, plan in zip(ends, plans, strict=True):
+        if verdict(end, plan) not in ("stopped", "done before it", "stopped, the second came after it"):
+            yield f"\n{verdict(end, plan)}: {plan}, {end.code}, {end.seconds:.2f} s"
+            yield end.words[-1500:] + end.log[-1500:]
+
+
+def parsed() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--runs", type=int, default=10, metavar="N", help="of each place and signal; default: %(default)s")
+    add("--random", type=int, default=0, metavar="N", help="only signals at random moments, so many")
+    add("--seed", type=int, default=random.randrange(10**6), metavar="N", help="of the random moments")
+    add("--only", default="", metavar="PLACE", help="only the places with this in their name")
+    add("--template", type=Path, default=TESTS.parent / "eb_script_template.py", metavar="FILE")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the tables, line by line."""
+    options = parsed()
+    template = options.template.resolve()
+    if options.random:
+        for line in at_random(options.random, options.seed, template):
+            print(line, flush=True)
+        return
+    print("| main thread in | Ctrl-C | SIGTERM | SIGHUP |\n|---|---|---|---|", flush=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        try:
+            server.bind(SILENT)
+        except OSError as error:
+            PLACES.pop("a silent name server")
+            print(f"| a silent name server | not measured: {error} | | |")
+        for name, place in PLACES.items():
+            if options.only in name:
+                print(row(name, place, options.runs, template), flush=True)
+
+
+if __name__ == "__main__":
+    main()
