@@ -1,8 +1,13 @@
-"""Run the tests: `python3 tests [pytest options]`, for example `python3 tests -x -k token`.
+"""Run the tests: `python3 tests [--recipes] [pytest options]`, for example `python3 tests -x -k token`.
+
+With --httpx2 as the first option they run on httpx2, the successor of httpx: `python3 tests --httpx2 -k token` (see
+next_httpx.py). Paths are then those from the top of the repository.
 
 engine/      a file for each section of the template, in its order and by its names
 promises/    what holds of the template as a whole: scripts in use, README, upgrade, packages, types, Windows, chaos
+recipes/     what the README does with pandas and in a notebook; `python3 tests --recipes` installs these packages
 simulation/  the simulated platform that the tests and sandbox.py run scripts against
+platform_check/  what `python3 tests/check_platform.py` finds out about a real platform
 benchmark/   `python3 tests/benchmark` measures the template against other ways to do the same
 """
 
@@ -12,18 +17,29 @@ import sys
 from pathlib import Path
 
 from environment import TESTS, environment_python
+from next_httpx import moved_repository
 
 
 def main() -> int:
     """Run pytest in the tests' own environment and return its exit code."""
-    python = environment_python("requirements.txt")
-    arguments = sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--recipes"]
+    if arguments[:1] == ["--httpx2"]:
+        os.chdir(moved_repository())
+        return replaced_by([sys.executable, "tests", *arguments[1:]])
+    if "--recipes" in sys.argv:
+        python, tests = environment_python("recipes/requirements.txt", "-recipes"), TESTS / "recipes"
+    else:
+        python, tests = environment_python("requirements.txt"), TESTS
     if not any(Path(argument.split("::")[0]).exists() for argument in arguments):
-        arguments.append(str(TESTS))
-    command = [str(python), "-m", "pytest", *arguments]
+        arguments.append(str(tests))
+    return replaced_by([str(python), "-m", "pytest", *arguments])
+
+
+def replaced_by(command: list[str]) -> int:
+    """Let a command take the place of this process; its exit code."""
     if os.name == "nt":  # execv there gives the prompt back before the tests are done
         return subprocess.run(command).returncode
-    os.execv(python, command)
+    os.execv(command[0], command)
 
 
 if __name__ == "__main__":
