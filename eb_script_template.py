@@ -22,7 +22,7 @@ The engine between EDIT 1 and EDIT 2
             429, 5xx, timeout, bad body  up to 10 attempts, with exponential backoff and jitter; Retry-After is obeyed
             threads                      at most 20 + 40 calls at once; the pools cannot deadlock
             Ctrl-C, SIGTERM, SIGHUP      queued work is dropped, calls in flight get 2 s; exit code 130, 143, 129
-            log, terminal                no password, no token; the log ends with a table of calls, retries, durations
+            log, terminal                no password, no token, no patient; the log ends with a table of the calls
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ API_DEADLINE = 300  # seconds that one attempt may take until the last byte of i
 LOG_LEVEL = logging.INFO  # of the log file; logging.DEBUG writes a line per attempt
 custom_bar_format = "{desc:<20.20} {percentage:3.0f}% |{bar}{r_bar}"  # tqdm's bar_format of every bar
 
-TEMPLATE_VERSION = "2.0.0"  # of the template that this script was copied from; leave it as it is
+TEMPLATE_VERSION = "2.1.0"  # of the template that this script was copied from; leave it as it is
 
 # Comment out a service that you do not need; IAM must stay. What is called is base_url + path.
 # A service needs config_token, which opens its session; without refresh_token each renewal is a new login.
@@ -125,12 +125,24 @@ Item = TypeVar("Item")
 T = TypeVar("T")
 
 
-class ConfigurationError(Exception):
+class TemplateError(Exception):
+    """What the engine refuses. Its text says why and holds nothing of a patient: it may be shown (see `describe`)."""
+
+
+class ConfigurationError(TemplateError):
     """A setting is missing or wrong; the text names it, its value and the fix. Exit code 2."""
 
 
-class LoginError(Exception):
+class LoginError(TemplateError):
     """The platform does not let us in; the text names service and call. Exit code 1."""
+
+
+class WrongType(TemplateError, TypeError):
+    """An answer or an argument is of another type than expected."""
+
+
+class WrongValue(TemplateError, ValueError):
+    """An answer or an argument is not as it has to be."""
 
 
 RunStopped = SystemExit  # the run is ending: it passes `except Exception`, and no thread prints a traceback for it
@@ -182,22 +194,37 @@ def is_untrusted(error: BaseException) -> bool:
     return isinstance(reason_of(error), ssl.SSLCertVerificationError)
 
 
+def text_of(error: BaseException) -> str:
+    """What an exception says, if that holds nothing of a patient: int(birth_date) quotes its value."""
+    if isinstance(error, httpx.ConnectError):
+        with contextlib.suppress(RuntimeError):  # raised where no request is known
+            return f"{error}; host {error.request.url.host}"
+    if isinstance(error, (httpx.RequestError, json.JSONDecodeError)):
+        return str(error)
+    return str(error.strerror or "") if isinstance(error, OSError) else ""  # without the file: it may be named by an id
+
+
 def describe(error: BaseException) -> str:
-    """An exception in a few words; not in those of httpx, which repeat the URL: it may name a patient."""
-    try:
-        text = str(error)
-    except Exception as failure:
-        text = f"its __str__ raises {type(failure).__name__}"
-    if isinstance(error, httpx.HTTPStatusError) and " for url " in text:
+    """An exception in a few words, without anything of a patient; the whole text stands in a traceback in the log."""
+    if isinstance(error, httpx.HTTPStatusError) and " for url " in str(error):  # httpx's own text repeats the URL
         return f"HTTP {error.response.status_code}"
-    if isinstance(error, (LoginError, httpx.HTTPStatusError)):
-        return text
+    if isinstance(error, (TemplateError, httpx.HTTPStatusError)):
+        return str(error)
     if isinstance(error, json.JSONDecodeError) and not error.doc:
         return "the answer has no body, JSON was expected"
-    with contextlib.suppress(RuntimeError):  # raised where no request is known
-        text += f"; host {error.request.url.host}" if isinstance(error, httpx.ConnectError) else ""
     hint = "; set SSL_CERT_FILE to the CA certificates of your organisation, a PEM file" if is_untrusted(error) else ""
-    return f"{type(error).__name__}: {text}{hint}"
+    text = text_of(error)
+    return f"{type(error).__name__}{': ' * bool(text)}{text}{hint}"
+
+
+def place_of(error: BaseException) -> str:
+    """The last line on the way to an error that is the script's own, as " (my_script.py line 987)"."""
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        in_script = frame.f_globals.get("__name__") == "__main__"
+        if line > END_OF_ENGINE if frame.f_globals is globals() else in_script:
+            place = f" ({Path(frame.f_code.co_filename).name} line {line})"
+    return place
 
 
 # ========================================================================================================== Engine: log
@@ -214,7 +241,7 @@ class Figures:
 
     def reset(self) -> None:
         self.lock = threading.Lock()
-        self.events: defaultdict[str, Counter[str]] = defaultdict(Counter)  # function -> "calls", "retries", ...
+        self.events: defaultdict[str, Counter[str]] = defaultdict(Counter)  # function, "" for tasks -> "calls", ...
         self.durations: defaultdict[str, Counter[int]] = defaultdict(Counter)  # function -> milliseconds -> attempts
 
     def count(self, function: str, event: str, milliseconds: int | None = None) -> None:
@@ -235,8 +262,8 @@ class Figures:
         titles = "".join(f"{title:>10}" for title in (*columns, "p50 ms", "p95 ms", "max ms"))
         lines = [f"{'API function':<28}{titles}"]
         with self.lock:
-            for function, events in sorted(self.events.items()):
-                figures = [events[column] for column in columns]
+            for function in sorted(self.durations):
+                figures = [self.events[function][column] for column in columns]
                 ordered = sorted(self.durations[function].elements()) or [0]
                 figures += [ordered[math.ceil(share * len(ordered)) - 1] for share in (0.50, 0.95, 1)]
                 lines.append(f"{function:<28}" + "".join(f"{figure:>10,}" for figure in figures))
@@ -363,10 +390,11 @@ def on_thread_failure(caught: threading.ExceptHookArgs) -> None:
     """An exception that ends a thread of the script's own ends the run: what the thread was to do is missing."""
     failure, name = caught.exc_value, getattr(caught.thread, "name", "?")
     if failure and not isinstance(failure, RunStopped):
+        words = f"thread {name}: {describe(failure)}{place_of(failure)}"
         if not logger.hasHandlers():  # after the run, for which Python waits no longer than for its main thread
-            return say(f"thread {name}: {describe(failure)}")
-        logger.error("thread %s: %s", name, describe(failure), exc_info=failure)
-        _stop.request(1, f"failed: thread {name}: {describe(failure)}")
+            return say(words)
+        logger.error("%s", words, exc_info=failure)
+        _stop.request(1, f"failed: {words}")
 
 
 def script_name() -> str:
@@ -490,27 +518,24 @@ def with_retries(name: str, attempt: Callable[[], T], retryable: Callable[[Excep
         _stop.sleep(delay)
 
 
-def record_attempt(name: str, number: int, status: str, started: float) -> None:
-    """Note an attempt of an API function that began at `started` (time.perf_counter)."""
-    seconds = time.perf_counter() - started
-    _figures.count(name, "calls" if number == 1 else "retries", round(seconds * 1000))
-    logger.debug("%s attempt %d: %s in %.3f s", name, number, status, seconds)
-
-
 def measured(name: str, call: Callable[[], T]) -> Callable[[], T]:
     """`call`, each attempt at which is counted, timed and, at DEBUG, logged under the name of its API function."""
     numbers = itertools.count(1)
 
     def attempt() -> T:
         _stop.check()
-        number, started = next(numbers), time.perf_counter()
+        number, status, started = next(numbers), "ended", time.perf_counter()
         try:
             result = call()
+            status = "ok"
+            return result
         except Exception as error:
-            record_attempt(name, number, describe(error), started)
+            status = describe(error)
             raise
-        record_attempt(name, number, "ok", started)
-        return result
+        finally:
+            seconds = time.perf_counter() - started
+            _figures.count(name, "calls" if number == 1 else "retries", round(seconds * 1000))
+            logger.debug("%s attempt %d: %s in %.3f s", name, number, status, seconds)
 
     return attempt
 
@@ -834,14 +859,14 @@ def identifier(value: str | int) -> str | int:
     """The id that a call is about. Raises ValueError for an empty one, which would ask for something else."""
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
         kind = "empty text" if isinstance(value, str) else type(value).__name__
-        raise ValueError(f"{kind} is no id: pass a number, or a text that is not empty")
+        raise WrongValue(f"{kind} is no id: pass a number, or a text that is not empty")
     return value
 
 
 def path_segment(value: str | int) -> str:
     """An id as a part of a path, percent-encoded. "." and ".." would lead to another path (RFC 3986, section 5.2.4)."""
     if value in (".", ".."):
-        raise ValueError(f"{value!r} is no id")
+        raise WrongValue(f"{value!r} is no id")
     return urllib.parse.quote(str(identifier(value)), safe="")
 
 
@@ -863,7 +888,7 @@ def call_endpoint(
     body = response.json()
     if not isinstance(body, expected):
         kinds = f"{type(body).__name__}, not a {expected.__name__}"
-        raise TypeError(f"{app} {endpoint}: the answer is a {kinds}; {CHECK}")
+        raise WrongType(f"{app} {endpoint}: the answer is a {kinds}; {CHECK}")
     return body
 
 
@@ -917,14 +942,14 @@ def every_page(fetch: Callable[[int, int], dict[str, Any]], key: str, limit: int
         page = fetch(limit, number)
         data, total = page.get("data"), page.get("total")
         if not isinstance(data, list) or not isinstance(total, int):
-            raise TypeError(f"page {number} is no {{'data': [...], 'total': n}}; {CHECK}")
+            raise WrongType(f"page {number} is no {{'data': [...], 'total': n}}; {CHECK}")
         found = {row.get(key): row for row in data}
         if len(rows) == total and found.keys() <= rows.keys():
             return list(rows.values())
         new = found.keys() - rows.keys() - {None}
         if not new or len(new) < len(data) or len(rows) + len(new) > total:
             sizes = f"{len(rows)} rows before it, {len(new)} new ones with a {key} in it, total {total!r}"
-            raise ValueError(f"page {number} does not fit: {sizes}; {CHECK}")
+            raise WrongValue(f"page {number} does not fit: {sizes}; {CHECK}")
         rows |= found
         if number == 1:  # pages may be capped, and counted by the limit that was asked for or by the one that holds
             limit = len(found)
@@ -969,14 +994,22 @@ def become_worker(level: int, positions: Iterator[int]) -> None:
 
 
 def run_task(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """What a worker does: once the run is ending, nothing. A task cannot end the run by sys.exit()."""
+    """What a worker does: once the run is ending, nothing. A task cannot end the run by sys.exit().
+
+    A failure is noted: a script that does not ask for its result would hear nothing of it.
+    """
     _stop.check()
     try:
         return fn(*args, **kwargs)
     except SystemExit as leaving:
         if _stop.reasons:
             raise
-        raise RuntimeError("a task has called sys.exit(); only main() can") from leaving
+        raise TemplateError("a task has called sys.exit(); only main() can") from leaving
+    except Exception as error:
+        if not hasattr(error, "api_function"):  # those are noted as calls
+            _figures.count("", "failed tasks")
+            logger.info("task %s: %s%s", getattr(fn, "__name__", "?"), describe(error), place_of(error))
+        raise
 
 
 def run_inline(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -1125,7 +1158,8 @@ def results_of(
                 yield item, error  # type: ignore[misc]  # asked for by return_exceptions
                 continue
             if isinstance(error, Exception):
-                logger.error("failed on item %d: %s", number, describe(error), extra={"detail": id_of(item)})
+                words = describe(error) + place_of(error)
+                logger.error("failed on item %d: %s", number, words, extra={"detail": id_of(item)})
             yield item, future.result()
 
 
@@ -1172,7 +1206,7 @@ def get_nested_value(data: Any, path: Sequence[str | int], default: Any = MISSIN
     query (RFC 9535) of these segments; an element that lacks the rest of the path gives the default, if there is one.
     """
     if isinstance(path, str):
-        raise TypeError(f"the path is a list of keys, as [{path!r}], not the text {path!r}")
+        raise WrongType(f"the path is a list of keys, as [{path!r}], not the text {path!r}")
     nodes: list[Any] = [data]
     gap: list[Any] = []  # what stands for a missing node: nothing, or from the first "*" on a place for the default
     for key in path:
@@ -1218,7 +1252,7 @@ def write_end(terminal: Terminal, started: float) -> int:
     for line in _figures.table():
         logger.info("%s", line)
     code, words = _stop.outcome()
-    words_for = {"calls": "call", "retries": "retry", "failures": "failure"}
+    words_for = {"calls": "call", "retries": "retry", "failures": "failure", "failed tasks": "failed task"}
     counts = {event: _figures.total(event) for event in words_for}
     totals = [f"{n:,} {event if n > 1 else words_for[event]}" for event, n in counts.items() if n]
     took = timedelta(seconds=round(time.monotonic() - started))
@@ -1313,7 +1347,7 @@ def catch_signals(stack: contextlib.ExitStack, end: threading.Lock, write: Calla
             stack.callback(signal.signal, number, signal.signal(number, on_signal))
 
 
-def outcome_of(failure: BaseException, place: str) -> tuple[int, str]:
+def outcome_of(failure: BaseException) -> tuple[int, str]:
     """Exit code and closing words for what `main` ended with."""
     match failure:
         case SystemExit(code=int(code)):
@@ -1327,22 +1361,12 @@ def outcome_of(failure: BaseException, place: str) -> tuple[int, str]:
     name, text = getattr(failure, "api_function", None), describe(failure)
     if isinstance(failure, httpx.HTTPStatusError) and text in ("HTTP 302", "HTTP 403", "HTTP 404"):
         text += f"; {CHECK}"
-    return 1, f"failed: {name}: {text}" if name else f"failed: {text}{place}"
+    return 1, f"failed: {name}: {text}" if name else f"failed: {text}{place_of(failure)}"
 
 
-def place_of(error: BaseException, end_of_engine: int) -> str:
-    """The last line on the way to an error that is the script's own, as " (my_script.py line 987)"."""
-    place = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        in_script = frame.f_globals.get("__name__") == "__main__"
-        if line > end_of_engine if frame.f_globals is globals() else in_script:
-            place = f" ({Path(frame.f_code.co_filename).name} line {line})"
-    return place
-
-
-def note_failure(failure: BaseException, place: str, terminal: Terminal) -> None:
+def note_failure(failure: BaseException, terminal: Terminal) -> None:
     """Have the reason in the log before anything waits; the terminal gets the closing line alone."""
-    _stop.request(*outcome_of(failure, place))
+    _stop.request(*outcome_of(failure))
     if isinstance(failure, Exception) and not isinstance(failure, (ConfigurationError, LoginError)):
         terminal.setLevel(logging.CRITICAL + 1)
         logger.critical("%s", _stop.outcome()[1], exc_info=failure)
@@ -1433,7 +1457,6 @@ def run(main: Callable[[], object]) -> int:
     _stop.in_run, process = True, os.getpid()
     terminal, end = Terminal(logging.WARNING), threading.Lock()
     write = functools.partial(write_end, terminal, time.monotonic())
-    end_of_engine = max(line or 0 for *_, line in run.__code__.co_lines())
 
     def work() -> None:
         open_log(stack, terminal)
@@ -1447,9 +1470,9 @@ def run(main: Callable[[], object]) -> int:
         failure = failure_of(work)
         if os.getpid() != process:  # a child made by os.fork() has come out of main(); the rest is for its parent
             flush_output()
-            os._exit(outcome_of(failure, "")[0] if failure else 0)
+            os._exit(outcome_of(failure)[0] if failure else 0)
         if failure:
-            note_failure(failure, place_of(failure, end_of_engine), terminal)
+            note_failure(failure, terminal)
         ended = end_work()
         flush_output()
         end.acquire()
@@ -1461,6 +1484,8 @@ def run(main: Callable[[], object]) -> int:
     _stop.reasons.clear()
     return code
 
+
+END_OF_ENGINE = max(line or 0 for *_, line in run.__code__.co_lines())  # what follows is the script's own: see place_of
 
 # ================================================================================================ EDIT 2: API functions
 # Both lines of a function name the same service: the decorator renews its access token, call_endpoint sends it.

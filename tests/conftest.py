@@ -84,6 +84,14 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Load]:
 
 
 @pytest.fixture
+def template(platform: Simulator, load: Load) -> Any:
+    """The template, logged in by `login()` alone, as in a notebook."""
+    module = load(platform)
+    module.login()
+    return module
+
+
+@pytest.fixture
 def logged_in(load: Load, monkeypatch: pytest.MonkeyPatch) -> Load:
     """Log in with 60 threads in this process, for `OWN_CALLS` too: `logged_in(platform)`, constants by keyword."""
 
@@ -129,11 +137,12 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def root_level() -> Iterator[None]:
-    """`run` sets the level of the root logger, which all tests share."""
-    level = logging.getLogger().level
+def log_levels() -> Iterator[None]:
+    """`run` sets the level of the root logger, the README's notebook that of the template's: all tests share them."""
+    levels = {logger: logger.level for logger in (logging.getLogger(), logging.getLogger(TEMPLATE.stem))}
     yield
-    logging.getLogger().setLevel(level)
+    for logger, level in levels.items():
+        logger.setLevel(level)
 
 
 @pytest.fixture

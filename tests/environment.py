@@ -32,7 +32,11 @@ def environment_python(requirements: str, variant: str = "") -> Path:
         stop(f"Python 3.10 or newer is needed; {sys.executable} is Python {VERSION}")
     home, wanted = HOME.with_name(HOME.name + variant), TESTS / requirements
     if not _is_ready(home, wanted):
-        print(f"Preparing tests/.venv/{home.name} (first run only) ...", file=sys.stderr, flush=True)
+        print(
+            f"Preparing tests/.venv/{home.name} (first run only): pip installs what tests/{requirements} names ...",
+            file=sys.stderr,
+            flush=True,
+        )
         try:
             _make(home, wanted)
         except (OSError, subprocess.SubprocessError) as error:

@@ -99,6 +99,12 @@ def log_of(path: Path) -> str:
     return path.with_suffix(".log").read_bytes().decode("utf-8").replace(os.linesep, "\n")
 
 
+def line_of(path: Path, mark: str = "# here") -> int:
+    """The number of the one line of a script that ends with a mark."""
+    [number] = [n for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if line.endswith(mark)]
+    return number
+
+
 def ran(template: Any, main: Callable[[], object]) -> tuple[int, str]:
     """Run a script's main in this process; the exit code and the log."""
     code = template.run(main)

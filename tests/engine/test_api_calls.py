@@ -21,14 +21,6 @@ def platform(simulator: Start) -> Simulator:
     return simulator()
 
 
-@pytest.fixture
-def template(platform: Simulator, load: Load) -> Any:
-    """The template, logged in."""
-    module = load(platform)
-    module.login()
-    return module
-
-
 def test_every_function_of_the_table_returns_what_the_platform_holds(template: Any, study: Study) -> None:
     assert template.get_all_organizations() == study.organizations
     for organization in study.organizations:

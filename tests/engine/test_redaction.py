@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import OWN_CALLS, Load, Start, answer, run_script
+from helpers import OWN_CALLS, Load, Start, answer, line_of, log_of, run_script
 from server import Simulator
 
 Script = Callable[..., Path]
@@ -228,10 +228,66 @@ def test_a_secret_where_a_long_message_is_cut_is_masked_as_a_whole(
 PATIENT = {"organization": 7, "patientId": "P-0815-" + "4711" * 20, "name": "Zoé Nemo", "birthDate": "1980-02-29"}
 FAILS = """
 def fail(inclusion):
-    raise LookupError("no record")
+    raise LookupError("no record")  # here
 
 list(run_parallel(fail, [json.loads(os.environ["ITEM"])]))  # its source stands in the traceback
 """
+
+
+IN_MAIN = "{failing}"
+IN_A_TASK = "def task(item):\n    value = item['v']\n    {failing}\n\nlist(run_parallel(task, [dict(v=value)]))"
+IN_A_POOL = "def task(value):\n    {failing}\n\nmain_thread_pool.submit(task, value).result()"
+IN_A_CALL = "@api_call_with_retry('RC')\ndef get_age(value):\n    {failing}\n\nget_age(value)"
+IN_A_THREAD = "def task():\n    {failing}\n\nthread = threading.Thread(target=task)\nthread.start()\nthread.join()"
+
+
+@pytest.mark.parametrize("failing", ["int(value)", "{}[value]", "open(value)", "raise Exception(value)"])
+@pytest.mark.parametrize(
+    "place",
+    [IN_MAIN, IN_A_TASK, IN_A_POOL, IN_A_CALL, IN_A_THREAD],
+    ids=["in main", "in a task", "in a pool", "in a call", "in a thread"],
+)
+def test_what_an_exception_quotes_stands_in_the_tracebacks_of_the_log_alone(
+    platform: Simulator, script: Script, place: str, failing: str
+) -> None:
+    path = script('value = os.environ["BIRTH_DATE"]\n' + place.format(failing=failing))
+    finished = run_script(path, platform, BIRTH_DATE="1980-02-29")
+    assert finished.returncode == 1
+    assert re.search(r"^my_script: failed: .*(Error|Exception)\b", finished.stderr, re.MULTILINE)
+    quoting = [line for line in log_of(path).splitlines() if "1980-02-29" in line]
+    assert quoting, "the traceback says what was wrong"
+    assert [line for line in quoting if not line.startswith("    ")] == []
+    assert "1980" not in finished.stderr
+
+
+@pytest.mark.parametrize("function", ["int", "{}.__getitem__", "functools.partial(int)"])
+def test_what_an_exception_of_a_task_without_lines_of_its_own_quotes_is_not_shown_either(
+    platform: Simulator, script: Script, function: str
+) -> None:
+    path = script(f'list(run_parallel({function}, [os.environ["BIRTH_DATE"]]))')
+    assert "1980" not in run_script(path, platform, BIRTH_DATE="1980-02-29").stderr
+
+
+@pytest.mark.parametrize(
+    ("failing", "shown"),
+    [
+        ("open('no folder/any')", "failed: FileNotFoundError: No such file or directory (my_script.py line "),
+        ("json.loads('{')", "failed: JSONDecodeError: Expecting property name"),
+        (
+            "identifier('')",
+            "failed: empty text is no id: pass a number, or a text that is not empty (my_",
+        ),
+        (
+            "get_nested_value({}, 'id')",
+            "failed: the path is a list of keys, as ['id'], not the text 'id' (my_",
+        ),
+    ],
+    ids=["of the system", "of JSON", "of an argument", "of a path"],
+)
+def test_what_an_exception_says_is_shown_where_it_cannot_hold_a_patient(
+    platform: Simulator, script: Script, failing: str, shown: str
+) -> None:
+    assert shown in run_script(script(failing), platform).stderr
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -242,8 +298,9 @@ def test_of_an_item_that_fails_the_log_has_the_id_in_full_and_nothing_else_and_t
     finished = run_script(path, platform, ITEM=json.dumps(dict(list(PATIENT.items())[::order])))
     log = path.with_suffix(".log").read_text(encoding="utf-8")
     assert finished.returncode == 1
-    assert f"failed on item 1: LookupError: no record (id {PATIENT['patientId']})\n" in log
-    assert "failed on item 1: LookupError: no record\n" in finished.stderr
+    words = f"failed on item 1: LookupError (my_script.py line {line_of(path)})"
+    assert f"{words} (id {PATIENT['patientId']})\n" in log
+    assert f"{words}\n" in finished.stderr
     assert "P-0815" not in finished.stderr
     assert [field for field in ("Nemo", "1980", "birthDate") if field in log + finished.stderr] == []
 
@@ -258,8 +315,9 @@ def test_an_item_that_fails_is_named_in_the_log_by_its_id_if_it_has_one(
 ) -> None:
     path = script(FAILS)
     finished = run_script(path, platform, ITEM=json.dumps(item))
-    assert f"item 1: LookupError: no record{shown}\n" in path.with_suffix(".log").read_text(encoding="utf-8")
-    assert "item 1: LookupError: no record\n" in finished.stderr
+    words = f"item 1: LookupError (my_script.py line {line_of(path)})"
+    assert f"{words}{shown}\n" in path.with_suffix(".log").read_text(encoding="utf-8")
+    assert f"{words}\n" in finished.stderr
     assert "Nemo" not in written(finished, path)
 
 
@@ -282,8 +340,8 @@ thread.join()
     finished = run_script(path, platform)
     log = path.with_suffix(".log").read_text(encoding="utf-8")
     assert finished.returncode == 1
-    assert re.search(r"^my_script: failed: thread mine: HTTP 404; ", finished.stderr, re.MULTILINE)
-    assert "thread mine: HTTP 404\n" in log
+    assert re.search(r"(?m)^my_script: failed: thread mine: HTTP 404 \(my_script.py line \d+\); ", finished.stderr)
+    assert "thread mine: HTTP 404 (my_script.py line " in log
     assert "in get_record_by_patient" in log
     assert "4711" not in log + finished.stderr
     assert "Traceback" not in finished.stderr

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import WATCHDOG, Load, Start, environment_for, log_of, needs_posix, ran, run_script
+from helpers import WATCHDOG, Load, Start, environment_for, line_of, log_of, needs_posix, ran, run_script
 from study import STATUSES
 
 Script = Callable[..., Path]
@@ -83,9 +83,9 @@ def leave(how: object) -> Callable[[], None]:
         (SystemExit(0), 0, "done"),
         (SystemExit(3), 3, "exit 3"),
         (SystemExit("no centre has been chosen"), 1, "no centre has been chosen"),
-        (ValueError("column 7 is empty"), 1, "failed: ValueError: column 7 is empty"),
-        (KeyError("patientId"), 1, "failed: KeyError: 'patientId'"),
-        (RecursionError("too deep"), 1, "failed: RecursionError: too deep"),
+        (ValueError("column 7 is empty"), 1, "failed: ValueError"),
+        (KeyError("patientId"), 1, "failed: KeyError"),
+        (RecursionError("too deep"), 1, "failed: RecursionError"),
     ],
 )
 def test_the_closing_line_and_the_exit_code_tell_how_the_run_ended(
@@ -119,12 +119,6 @@ def test_what_a_call_raises_ends_the_run_with_one_line_and_a_traceback_in_the_lo
     assert "patient-4711" not in log
 
 
-def line_of(path: Path, mark: str = "# here") -> int:
-    """The number of the one line of a script that ends with a mark."""
-    [number] = [n for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if line.endswith(mark)]
-    return number
-
-
 @pytest.mark.parametrize(
     "todo",
     [
@@ -143,7 +137,7 @@ def test_the_closing_line_names_the_last_line_of_the_script_on_the_way_to_an_unf
     path = script(todo)
     done = run_script(path, simulator())
     assert done.returncode == 1
-    assert re.search(rf"my_script: failed: \w+: .*\(my_script\.py line {line_of(path)}\); \d calls", done.stderr)
+    assert re.search(rf"my_script: failed: \w+(: .*)? \(my_script\.py line {line_of(path)}\); \d calls", done.stderr)
 
 
 def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: Path, simulator: Start) -> None:
@@ -164,7 +158,7 @@ def test_the_closing_line_names_no_line_where_none_of_the_script_has_a_part_in_i
 ) -> None:
     path = script("pass", edits={"    check_configuration()\n    user": "    {}['x']\n    user"})
     done = run_script(path, simulator())
-    assert (done.returncode, done.stderr) == (1, "my_script: failed: KeyError: 'x'\n")
+    assert (done.returncode, done.stderr) == (1, "my_script: failed: KeyError\n")
 
 
 def test_standard_output_carries_only_what_the_script_prints(script: Script, simulator: Start) -> None:
@@ -231,7 +225,7 @@ def test_an_exception_that_cannot_say_what_it_is_ends_the_run_like_any_other(
     done = run_script(path, simulator())
     assert done.returncode == 1
     closing = done.stderr.splitlines()[-1]
-    assert re.match(r"my_script: failed: .*Unspeakable: its __str__ raises RuntimeError", closing)
+    assert re.match(r"my_script: failed: .*Unspeakable", closing)
     assert "Traceback" not in done.stderr
     assert "API function" in log_of(path)
     assert log_of(path).splitlines()[-1].endswith(closing)

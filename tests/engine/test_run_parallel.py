@@ -101,7 +101,7 @@ def test_the_first_failure_cancels_the_rest_is_raised_and_its_item_is_in_the_log
     with pytest.raises(ValueError, match="no 30s here"):
         taken.extend(template.run_parallel(broken_on(30), items))
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == [
-        "failed on item 30: ValueError: no 30s here"
+        "failed on item 30: ValueError"
     ]
     assert all(item == -result for item, result in taken)
     assert items.taken <= len(taken) + 1 + 2 * template.main_thread_pool.size

@@ -11,7 +11,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from helpers import OWN_CALLS, SUMMARY, Load, Start, answer, log_of, ran, run_script, summary_of, wait_until
+from helpers import OWN_CALLS, SUMMARY, Load, Start, answer, line_of, log_of, ran, run_script, summary_of, wait_until
 from server import Simulator
 
 Script = Callable[..., Path]
@@ -125,10 +125,34 @@ def test_a_failed_run_has_its_table_and_a_later_run_in_the_same_process_starts_a
 def test_large_figures_are_grouped_and_stay_in_their_columns(load: Load) -> None:
     template = load()
     for _ in range(1_234):
-        template.record_attempt("count", 1, "ok", 0.0)
+        template._figures.count("count", "calls", 7)
     header, row = template._figures.table()
     assert re.search(r"^count +1,234 ", row)
     assert len(row) == len(header)
+
+
+def test_a_task_that_fails_is_counted_and_in_the_log_although_nobody_asks_for_its_result(
+    script: Script, platform: Simulator
+) -> None:
+    path = script(
+        """
+        def save(number):
+            return [0, 1, 2][number]  # here
+
+        with main_thread_pool as executor:
+            for number in range(5):
+                executor.submit(save, number)
+        """
+    )
+    done = run_script(path, platform)
+    assert re.match(r"my_script: done; 3 calls, 2 failed tasks in ", done.stderr), done.stderr
+    words = f"task save: IndexError (my_script.py line {line_of(path)})\n"
+    assert log_of(path).count(words) == 2
+
+
+def test_a_task_that_fails_by_a_call_is_counted_as_a_failed_call_alone(script: Script, platform: Simulator) -> None:
+    done = run_script(script("main_thread_pool.submit(get_statistics, 'unknown')"), platform)
+    assert re.match(r"my_script: done; 4 calls, 1 failure in ", done.stderr), done.stderr
 
 
 def test_the_closing_line_tells_the_number_of_calls(script: Script, platform: Simulator) -> None:

@@ -98,14 +98,6 @@ def platform(simulator: Start) -> Simulator:
     return simulator()
 
 
-@pytest.fixture
-def template(platform: Simulator, load: Load) -> Any:
-    """The template, logged in by `login()` alone, as in a notebook."""
-    module = load(platform)
-    module.login()
-    return module
-
-
 def test_login_alone_configures_every_enabled_service(template: Any, platform: Simulator) -> None:
     assert list(template.tokens) == ["IAM", "RC", "GDD"]
     for service in template.tokens.values():

@@ -190,7 +190,7 @@ SYMPTOMS: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
     "other kind of answer": ({"answer": {"organizations": answer(200)}}, {}, GET),
     "nothing is fetched": ({}, {}, "run_parallel(get_statistics, ['any'])"),
     "one item fails": ({}, {}, f"list(run_parallel(get_statistics, [{GET}[0]['id'], 'no such centre']))"),
-    "a second run": ({}, {}, "import sqlite3\nraise sqlite3.OperationalError('database is locked')"),
+    "a second run": ({}, {}, "sys.exit('another run is writing')"),
     "accents, on Windows": ({}, {"PYTHONIOENCODING": "ascii"}, "print('Médipôle')"),
     "stopped by itself": ({}, {}, "1 / 0"),
 }

@@ -37,7 +37,7 @@ raise ValueError("stop")
 
 @pytest.mark.parametrize(
     ("todo", "code", "end"),
-    [("logging.error('one')\nprint(2)", 0, "my_script: done"), (STUCK, 1, "failed: ValueError: stop")],
+    [("logging.error('one')\nprint(2)", 0, "my_script: done"), (STUCK, 1, "failed: ValueError (my_script.py line ")],
     ids=["done", "stuck"],
 )
 def test_a_script_runs_without_any_standard_stream_as_under_pythonw(
