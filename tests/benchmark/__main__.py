@@ -25,14 +25,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from environment import TESTS, environment_python, stop
-from measure import Cost, Job
+from measure import SKIPPED, Cost, Job, build_of
+from next_httpx import copy_moved
 from parts import Part, parts
 from report import Results, lines_of, report
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = TESTS.parent / "eb_script_template.py"
-PACKAGES = ("httpx", "httpcore", "h11", "tqdm", "requests", "aiohttp", "pycurl", "dlt", "singer-sdk")
-NOT_INSTALLED = 3  # exit code of contenders.py
+PACKAGES = ("httpx", "httpcore", "h11", "tqdm", "httpx2", "requests", "aiohttp", "pycurl", "dlt", "singer-sdk")
 JOB_LIMIT = 900  # seconds; a contender that takes longer hangs
 
 
@@ -68,13 +68,17 @@ class Benchmark:
         return cost
 
     def contend(self, job: Job) -> Any:
-        """Carry out a job in a process of its own."""
-        job = {**job, "url": f"{self.url}/{job.get('latency', 0)}", "template": str(self.template)}
-        command = [self.python, str(HERE / "contenders.py"), json.dumps(job)]
+        """Carry out a job in a process of its own, if it says so on a copy of the template moved to httpx2."""
         with tempfile.TemporaryDirectory() as folder:
+            template = self.template
+            if job.get("httpx2"):
+                template = Path(folder, "moved.py")
+                copy_moved(str(self.template), str(template))
+            job = {**job, "url": f"{self.url}/{job.get('latency', 0)}", "template": str(template)}
+            command = [self.python, str(HERE / "contenders.py"), json.dumps(job)]
             done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", timeout=JOB_LIMIT)
-        if done.returncode == NOT_INSTALLED:
-            raise RuntimeError(f"skipped: {done.stdout.strip()} is not installed")
+        if done.returncode == SKIPPED:
+            raise RuntimeError(f"skipped: {done.stdout.strip()}")
         if done.returncode:
             raise RuntimeError(f"failed: {(done.stderr.strip() or 'without a word').splitlines()[-1]}")
         return json.loads(done.stdout)
@@ -99,13 +103,20 @@ def server(python: str, *options: object) -> Iterator[str]:
         process.communicate()  # closes its standard input, which ends it
 
 
-def machine() -> dict[str, Any]:
+def machine(python: str, other_python: str) -> dict[str, Any]:
     """Return what the figures were measured on."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         processor = names[0].partition(": ")[2] if names else processor
-    return {"system": platform.platform(), "processor": processor, "cores": os.cpu_count(), "load": load()}
+    return {
+        "system": platform.platform(),
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "load": load(),
+        "Python": build_of(python),
+        other_python: build_of(other_python) or "does not run",
+    }
 
 
 def load() -> float:
@@ -123,6 +134,7 @@ def parsed() -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write the figures of every round there")
     add("--only", metavar="TITLE", default="", help="only the tables whose title begins so: 2, or '1. 60'")
     add("--template", type=Path, default=TEMPLATE, metavar="FILE", help="the copy to measure")
+    add("--other-python", metavar="FILE", default="/usr/bin/python3", help="another build; default: %(default)s")
     add("--here", action="store_true", help="use this interpreter and the packages that it has; install nothing")
     return parser.parse_args()
 
@@ -136,10 +148,11 @@ def main() -> int:
     with server(python, "--centres", centres, "--patients", patients) as url:
         benchmark = Benchmark(python, template, url)
         versions = benchmark.contend({"contender": "versions", "packages": PACKAGES})
-        whole: dict[str, Any] = {"machine": machine(), "versions": versions, "tables": []}
-        print(", ".join(f"{name} {value}" for name, value in whole["machine"].items()))
-        print(", ".join(f"{name} {version or 'not installed'}" for name, version in versions.items()))
-        for part in parts(centres, patients, options.quick):
+        on = machine(python, options.other_python)
+        whole: dict[str, Any] = {"machine": on, "versions": versions, "tables": []}
+        print("\n".join(f"- {name}: {value}" for name, value in on.items()))
+        print("-", ", ".join(f"{name} {version or 'not installed'}" for name, version in versions.items()))
+        for part in parts(centres, patients, options.other_python, options.quick):
             if any(table.title.startswith(options.only) for table in part.tables):
                 results = benchmark.run(part)
                 for table in part.tables:

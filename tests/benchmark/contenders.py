@@ -1,7 +1,7 @@
 """The contenders of tests/benchmark: each does the same work in its own way, in a process of its own.
 
 `python tests/benchmark/contenders.py JOB` carries out one job (JSON) and prints what it cost as JSON; exit code 3 and
-the name of a package when that is not installed.
+the reason if it cannot, as a package is not installed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import study_contenders
-from measure import Cost, Job, in_plain_pool, in_run_parallel, measured, per_thread, template_of, use_up
+from measure import (
+    SKIPPED,
+    Cost,
+    Job,
+    Skipped,
+    build_of,
+    in_plain_pool,
+    in_run_parallel,
+    measured,
+    per_thread,
+    template_of,
+    use_up,
+)
 
-NOT_INSTALLED = 3
 TIMEOUT = 60  # seconds; the template's API_TIMEOUT
 BEARER = {"Authorization": "Bearer " + "a" * 200}
 PATH = "/api/records/byPatient?patient=any"
@@ -56,6 +67,18 @@ def template_existing_form(job: Job) -> Cost:
         return response.json()
 
     return in_run_parallel(job, template, call)
+
+
+def template_on_other_python(job: Job) -> Cost:
+    """Make the calls on another Python of the same version, with the packages of this one."""
+    python, ours, other = job["python"], build_of(sys.executable), build_of(job["python"])
+    if other == ours or other.split(".")[:2] != ours.split(".")[:2]:
+        raise Skipped(f"{python} is no other build of Python {sys.version_info[0]}.{sys.version_info[1]}")
+    packages = [path for path in sys.path if path.endswith("-packages")]
+    command = [python, __file__, json.dumps({**job, "contender": "template_calls"})]
+    settings = {**os.environ, "PYTHONPATH": os.pathsep.join(packages)}
+    cost: Cost = json.loads(subprocess.check_output(command, env=settings))
+    return cost
 
 
 def bare_httpx(job: Job) -> Cost:
@@ -184,8 +207,8 @@ def importing(job: Job) -> Cost:
 
 
 def versions(job: Job) -> dict[str, str | None]:
-    """Tell the versions of this interpreter and of packages; None for one that is not installed."""
-    found: dict[str, str | None] = {"Python": sys.version.split()[0]}
+    """Tell the versions of packages; None for one that is not installed."""
+    found: dict[str, str | None] = {}
     for package in job["packages"]:
         try:
             found[package] = importlib.metadata.version(package)
@@ -197,10 +220,11 @@ def versions(job: Job) -> dict[str, str | None]:
 CONTENDERS: dict[str, Callable[[Job], object]] = {
     each.__name__: each
     for each in (
-        *(template_calls, template_existing_form, bare_httpx, requests_calls, pycurl_calls, aiohttp_calls),
+        *(template_calls, template_existing_form, template_on_other_python),
+        *(bare_httpx, requests_calls, pycurl_calls, aiohttp_calls),
         *(template_clients, naive_clients, template_items, all_submitted, importing, versions),
-        *(study_contenders.template, study_contenders.requests_sequential, study_contenders.requests_pool),
-        *(study_contenders.dlt_source, study_contenders.singer_stream),
+        *(study_contenders.template, study_contenders.aiohttp_connections, study_contenders.requests_pool),
+        *(study_contenders.requests_sequential, study_contenders.dlt_source, study_contenders.singer_stream),
     )
 }
 
@@ -210,9 +234,9 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     try:
         print(json.dumps(CONTENDERS[job["contender"]](job)))
-    except ModuleNotFoundError as missing:
-        print(missing.name)
-        sys.exit(NOT_INSTALLED)
+    except (ModuleNotFoundError, Skipped) as why:
+        print(f"{why.name} is not installed" if isinstance(why, ModuleNotFoundError) else why)
+        sys.exit(SKIPPED)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import importlib.util
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -15,8 +16,28 @@ from pathlib import Path
 from typing import Any
 
 Job = dict[str, Any]  # contender, url, template, threads, warm_up, count, ...
-Cost = dict[str, float]
+Cost = dict[str, Any]  # wall, cpu, memory, ...
 Work = Callable[[int], object]  # does its work for so many items
+SKIPPED = 3  # exit code of contenders.py
+BUILD = """
+import platform, sysconfig
+version, (_, built), compiler = platform.python_version(), platform.python_build(), platform.python_compiler()
+arguments = sysconfig.get_config_var("CONFIG_ARGS")
+how = "perhaps with" if arguments is None else "with" if "--enable-optimizations" in arguments else "without"
+print(f"{version} ({built}, {compiler}), configured {how} --enable-optimizations")
+"""
+
+
+class Skipped(Exception):
+    """A contender cannot take part; says why."""
+
+
+def build_of(python: str) -> str:
+    """Describe an interpreter, and whether profile-guided optimisation was asked for; "" if it does not run."""
+    try:
+        return subprocess.run([python, "-c", BUILD], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def measured(job: Job, work: Work) -> Cost:

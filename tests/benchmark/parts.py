@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from measure import Cost, Job
 
@@ -24,10 +25,11 @@ class Table:
 
     title: str
     unit: str
-    figure: Callable[[Cost], float]
+    figure: Callable[[Cost], Any]
     over: str
     limit: float = math.nan  # what `over` stands for if it is no contender
     goals: tuple[Goal, ...] = ()
+    divided: str = ""  # the contender whose figure, a dict then, gives the rows
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Part:
     tables: tuple[Table, ...]
 
 
-CALLS: dict[str, Job] = {
+CALLS: dict[str, Job] = {  # of parts 1 and 2
     "template": {"contender": "template_calls"},
     "template, calls as in existing scripts": {"contender": "template_existing_form"},
     "bare httpx": {"contender": "bare_httpx"},
@@ -61,14 +63,19 @@ def latency(threads: int, reach: float, quick: bool) -> Part:
     return Part({label: {**job, **settings} for label, job in CALLS.items()}, rounds, (wall,))
 
 
-def cpu_per_call(quick: bool) -> Part:
-    """Part 2: what a call costs besides waiting."""
+def cpu_per_call(other_python: str, quick: bool) -> Part:
+    """Part 2: what a call costs besides waiting; also on the next httpx, and on another build of Python."""
     calls = 300 if quick else 2000
     settings = {"latency": 0, "threads": 20, "warm_up": 200, "count": calls}
     goals = (Goal("template", 1, "bare httpx"),)
     title = f"2. {calls:,} calls without latency, 20 threads: CPU per call"
     table = Table(title, "ms", lambda cost: cost["cpu"] / calls * 1000, "bare httpx", goals=goals)
-    return Part({label: {**job, **settings} for label, job in CALLS.items()}, 1 if quick else 11, (table,))
+    jobs: dict[str, Job] = {
+        **CALLS,
+        "template on httpx2": {"contender": "template_calls", "httpx2": True},
+        f"template, on {other_python}": {"contender": "template_on_other_python", "python": other_python},
+    }
+    return Part({label: {**job, **settings} for label, job in jobs.items()}, 1 if quick else 11, (table,))
 
 
 def clients(quick: bool) -> Part:
@@ -127,13 +134,13 @@ def study(centres: int, patients: int, quick: bool) -> Part:
     whole = {"latency": 0.05, "threads": 60, "centres": centres, "calls": calls}
     few = {**whole, "centres": 2 if quick else 5, "calls": None}
     some = {**whole, "centres": 5 if quick else 20, "calls": None}
+    # It asks for one page more of each centre, and alone knows that it has all.
+    template = {**whole, "contender": "template", "threads": 20, "calls": calls + centres}
+    ours, next_httpx = "template, 20 + 40 threads", "template on httpx2"
     jobs: dict[str, Job] = {
-        "template, 20 + 40 threads": {  # it asks for one page more of each centre, and alone knows that it has all
-            **whole,
-            "contender": "template",
-            "threads": 20,
-            "calls": calls + centres,
-        },
+        ours: template,
+        next_httpx: {**template, "httpx2": True},
+        "aiohttp, 60 connections": {**whole, "contender": "aiohttp_connections"},
         "requests, 60 threads": {**whole, "contender": "requests_pool"},
         "dlt rest_api, 60 workers": {**whole, "contender": "dlt_source", "workers": 60},
         f"dlt rest_api as it comes, 5 workers ({some['centres']} centres, scaled)": {**some, "contender": "dlt_source"},
@@ -143,18 +150,30 @@ def study(centres: int, patients: int, quick: bool) -> Part:
             "contender": "requests_sequential",
         },
     }
-    ours, *rivals = jobs
-    goals = tuple(Goal(ours, 1, rival) for rival in rivals)
-    title = f"6. The study: {centres} centres, {patients:,} patients, {calls:,} calls of 50 ms: wall"
-    table = Table(title, "s", lambda cost: cost["wall"] * max(1, calls / cost["calls"]), ours, goals=goals)
-    return Part(jobs, 1 if quick else 3, (table,))
+    goals = tuple(Goal(ours, 1, rival) for rival in jobs if rival not in (ours, next_httpx))
+    title = f"6. The study: {centres} centres, {patients:,} patients, {calls:,} calls of 50 ms"
+    tables = (
+        Table(f"{title}: wall", "s", lambda cost: cost["wall"] * max(1, calls / cost["calls"]), ours, goals=goals),
+        Table(f"{title}: CPU", "s", lambda cost: cost["cpu"] * max(1, calls / cost["calls"]), ours),
+        beyond_the_limit(ours, calls + centres),
+    )
+    return Part(jobs, 1 if quick else 3, tables)
 
 
-def parts(centres: int, patients: int, quick: bool) -> Iterator[Part]:
+def beyond_the_limit(contender: str, calls: int) -> Table:
+    """Tell where the study of a contender with 60 threads spends the time that it takes beyond the limit."""
+    limit = calls * 0.05 / 60
+    title = (
+        f"6. Where the template's study spends its time over the limit, {calls:,} x 50 ms / 60 threads = {limit:.2f} s"
+    )
+    return Table(title, "s", lambda cost: cost["beyond the limit"], "the limit", limit, divided=contender)
+
+
+def parts(centres: int, patients: int, other_python: str, quick: bool) -> Iterator[Part]:
     """Yield all parts in their order."""
     yield latency(20, 1.03, quick)
     yield latency(60, 1.06, quick)
-    yield cpu_per_call(quick)
+    yield cpu_per_call(other_python, quick)
     yield clients(quick)
     yield items(quick)
     yield start(quick)

@@ -6,7 +6,9 @@ is its nature). `job["centres"]` limits the slow ones to a share.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from measure import Cost, Job, in_run, measured, per_thread, template_of
+from phases import Call, beyond_the_limit
 
 TOKEN = "a" * 200
 ORGANIZATIONS = "/rc/api/inclusions/getAllOrganizations"
@@ -23,12 +26,16 @@ RECORD = "/rc/api/records/byPatient"
 SURVEYS = "/rc/api/surveys/filter/with-answers"
 REQUEST = "/gdd/api/requests/by-tube"
 LISTS = ("visits", "answers")
+API_FUNCTIONS = (
+    *("get_all_organizations", "search_inclusions_page"),
+    *("get_record_by_patient", "get_surveys", "get_request_by_tube"),
+)
 
 
 def template(job: Job) -> Cost:
     """Records on the main pool; inclusions, questionnaires and tubes on the subtasks pool at the same time."""
     module = template_of(job)
-    later = module.subtasks_thread_pool.submit
+    calls, later = noted_calls(module), module.subtasks_thread_pool.submit
 
     def patient(inclusion: dict[str, Any]) -> tuple[Any, ...]:
         surveys = later(module.get_surveys, inclusion["patientId"])
@@ -42,7 +49,69 @@ def template(job: Job) -> Cost:
         patients = [answers for _, answers in module.run_parallel(patient, inclusions)]
         return [(record, surveys.result(), request.result()) for record, surveys, request in patients]
 
-    return in_run(module, lambda: measured(job, study))
+    cost = in_run(module, lambda: measured(job, study))
+    threads = job["threads"] + module.SUBTASKS_POOL_SIZE
+    return {**cost, "beyond the limit": beyond_the_limit(calls, cost["wall"], threads, job["latency"])}
+
+
+def noted_calls(module: Any) -> list[Call]:
+    """Return a list into which the template's API functions write when each call began and ended."""
+    calls: list[Call] = []
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*args)
+            calls.append((began, time.perf_counter()))
+            return result
+
+        return call
+
+    for name in API_FUNCTIONS:
+        setattr(module, name, noted(getattr(module, name)))
+    return calls
+
+
+def aiohttp_connections(job: Job) -> Cost:
+    """The study with aiohttp: a task for each centre and patient, as many connections as the others have threads."""
+    import aiohttp
+
+    async def study() -> list[Any]:
+        options = {
+            "connector": aiohttp.TCPConnector(limit=job["threads"]),
+            "timeout": aiohttp.ClientTimeout(
+                total=None, sock_connect=60, sock_read=60
+            ),  # a total counts the queue, too
+            "headers": {"Authorization": f"Bearer {TOKEN}"},
+            "raise_for_status": True,
+        }
+        async with aiohttp.ClientSession(**options) as session:
+            return await aiohttp_study(job, session)
+
+    return measured(job, lambda _: asyncio.run(study()))
+
+
+async def aiohttp_study(job: Job, session: Any) -> list[Any]:
+    """Pull the study through one session."""
+
+    async def call(method: str, path: str, **options: Any) -> Any:
+        async with session.request(method, job["url"] + path, **options) as response:
+            return await response.json()
+
+    async def patient(inclusion: dict[str, Any]) -> tuple[Any, ...]:
+        surveys = asyncio.ensure_future(call("POST", SURVEYS, json={"subject": inclusion["patientId"]}))
+        record = await call("GET", RECORD, params={"patient": inclusion["patientId"]})
+        request = await call("GET", f"{REQUEST}/{record['tubeId']}")
+        return record, await surveys, request
+
+    async def centre(organization: dict[str, Any]) -> list[Any]:
+        params, body = {"limit": 1000, "page": 1}, {"organization": organization["id"]}
+        inclusions = await call("POST", INCLUSIONS, params=params, json=body)
+        return await asyncio.gather(*map(patient, inclusions["data"]))
+
+    organizations = await call("GET", ORGANIZATIONS)
+    centres = await asyncio.gather(*map(centre, organizations[: job["centres"]]))
+    return [patient for patients in centres for patient in patients]
 
 
 def requests_study(job: Job, session: Callable[[], Any], map_: Callable[..., Iterable[Any]]) -> list[Any]:

@@ -13,24 +13,34 @@ from typing import Any
 
 import pytest
 from helpers import TEMPLATE, WATCHDOG
-from parts import Goal
+from parts import Goal, parts
+from phases import PHASES, beyond_the_limit
 from report import judged
 
 HERE = Path(__file__).resolve().parent
 SURVEYS = 'return call_endpoint("RC", "POST", "surveys", list, json={"subject": identifier(patient_id)})'
-NEEDS = {"requests": "requests", "aiohttp": "aiohttp", "pycurl": "pycurl", "dlt": "dlt", "singer-sdk": "singer_sdk"}
+NEEDS = {
+    **{"requests": "requests", "aiohttp": "aiohttp", "pycurl": "pycurl", "dlt": "dlt", "singer-sdk": "singer_sdk"},
+    "template on httpx2": "httpx2",
+}
+OTHER_PYTHON = "no-such-python"
+BASE_PYTHON = Path(sys.base_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")  # without packages
 
 
 def benchmark(folder: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
     """Run the quick form with the packages that are here; the process, and the tables as data."""
-    command = [sys.executable, str(HERE), "--quick", "--here", "--json", "figures.json", *options]
+    command = [sys.executable, str(HERE), "--quick", "--here", "--json", "figures.json"]
+    command += ["--other-python", OTHER_PYTHON, *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", timeout=WATCHDOG, check=False)
     return done, json.loads((folder / "figures.json").read_text(encoding="utf-8"))["tables"]
 
 
-def missing_package(contender: str) -> str | None:
-    """What a contender needs and is not installed here."""
-    return next((name for label, name in NEEDS.items() if contender.startswith(label) and not find_spec(name)), None)
+def reason_to_skip(contender: str) -> str | None:
+    """Why a contender cannot take part here."""
+    if contender.endswith(OTHER_PYTHON):
+        return f"skipped: {OTHER_PYTHON} is no other build of Python {sys.version_info[0]}.{sys.version_info[1]}"
+    missing = (name for label, name in NEEDS.items() if contender.startswith(label) and not find_spec(name))
+    return next((f"skipped: {name} is not installed" for name in missing), None)
 
 
 @pytest.mark.parametrize("part", "123456")
@@ -42,12 +52,23 @@ def test_the_quick_form_measures_who_can_compete_and_names_who_cannot(part: str,
     for table in tables:
         assert table["title"] in done.stdout
         assert not table["goals"]
+        assert table["rows"]
         for row in table["rows"]:
             assert f"| {row['contender']} |" in done.stdout
-            package = missing_package(row["contender"])
-            assert row.get("missing") == (f"skipped: {package} is not installed" if package else None)
-            assert package or 0 <= row["min"] <= row["median"] <= row["max"] or sys.platform != "linux"
+            reason = reason_to_skip(row["contender"])
+            assert row.get("missing") == reason
+            assert reason or 0 <= row["min"] <= row["median"] <= row["max"] or sys.platform != "linux"
             assert row.get("missing", "") in done.stdout
+
+
+def test_the_template_is_judged_against_each_rival_in_the_study_and_no_goal_names_who_does_not_compete() -> None:
+    *others, study = parts(100, 2500, OTHER_PYTHON, False)
+    for part in (*others, study):
+        assert any(table.goals for table in part.tables)
+        for goal in (goal for table in part.tables for goal in table.goals):
+            assert {goal.contender, goal.over} <= {*part.jobs, "the limit", None}
+    rivals = {label for label in study.jobs if not label.startswith("template")}
+    assert {goal.over for table in study.tables for goal in table.goals} == rivals
 
 
 @pytest.mark.parametrize(
@@ -62,10 +83,47 @@ def test_work_that_was_not_done_is_told_and_fails_the_run(done_instead: str, why
     assert text.count(SURVEYS) == 1
     copy = tmp_path / "copy.py"
     copy.write_text(text.replace(SURVEYS, done_instead), encoding="utf-8")
-    done, (table,) = benchmark(tmp_path, "--only", "6", "--template", str(copy))
+    done, tables = benchmark(tmp_path, "--only", "6", "--template", str(copy))
     assert done.returncode == 1
-    assert [row["missing"] for row in table["rows"] if row["contender"].startswith("template")] == [why]
-    assert why in done.stdout
+    rows = [row for table in tables for row in table["rows"] if row["contender"] == "template, 20 + 40 threads"]
+    assert [row["missing"] for row in rows] == [why] * len(tables)
+    assert f"| template, 20 + 40 threads | {why} |" in done.stdout
+
+
+@pytest.mark.skipif(not find_spec("httpx2"), reason="httpx2 needs Python 3.11")
+def test_the_rows_on_httpx2_measure_a_copy_that_has_moved_to_it(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.py"
+    copy.write_text(TEMPLATE.read_text(encoding="utf-8") + "\nsys.exit(httpx.__name__)\n", encoding="utf-8")
+    _, (table,) = benchmark(tmp_path, "--only", "2", "--template", str(copy))
+    missing = {row["contender"]: row.get("missing") for row in table["rows"]}
+    assert (missing["template"], missing["template on httpx2"]) == ("failed: httpx", "failed: httpx2")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for the other build")
+def test_another_build_of_the_same_python_makes_the_calls_with_the_packages_of_this_one(tmp_path: Path) -> None:
+    other = tmp_path / "python"
+    tells_build = f'case "$1" in -c) exec {sys.executable} -c "$2" | sed "s/ (/ (other, /";; esac'
+    other.write_text(f'#!/bin/sh\n{tells_build}\nexec {BASE_PYTHON} "$@"\n', encoding="utf-8")
+    other.chmod(0o755)
+    done, (table,) = benchmark(tmp_path, "--only", "2", "--other-python", str(other))
+    (row,) = (row for row in table["rows"] if row["contender"] == f"template, on {other}")
+    assert row["median"] > 0, done.stdout
+
+
+def test_the_time_beyond_the_limit_is_divided_into_parts_that_add_up_to_it() -> None:
+    calls = [(10.0, 11.0)]  # one call that the others wait for; two threads, a second of latency
+    calls += [(11.0, 12.0), (11.5, 12.5)]  # the second thread has its first one half a second later
+    calls += [(12.0, 13.0), (12.75, 14.25)]  # a gap of a quarter; half a second late
+    calls += [(13.0, 14.0)]  # the thread has nothing more to do; the study ends a half after the last answer
+    shares = beyond_the_limit(calls, wall=4.75, threads=2, latency=1.0)
+    idle = (1.0, 0.5, 0.25, 0.75 + 0.5, 0.5)
+    assert list(shares.values()) == pytest.approx([*(seconds / 2 for seconds in idle), 4.75 - len(calls) * 1.0 / 2])
+    assert list(shares) == list(PHASES)
+
+
+def test_a_study_with_fewer_calls_than_threads_is_divided_too() -> None:
+    shares = beyond_the_limit([(0.0, 1.0), (0.0, 1.0)], wall=1.0, threads=4, latency=1.0)
+    assert list(shares.values()) == pytest.approx([0, 0, 0.5, 0, 0, 0.5])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals, sent by kill()")
