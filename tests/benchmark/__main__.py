@@ -1,9 +1,8 @@
 """Measure the template against other ways to do the same: python3 tests/benchmark [--quick] [--json FILE].
 
-All contenders work against the same local server in another process, each in a process of its own, one after the other,
-round after round, so that what else the machine does meets all alike. The tables show medians and spread of the rounds,
-and the median of the ratios within each round. What the template is to reach is judged below each table; a contender
-whose package is missing is named as skipped.
+All contenders take turns against one local server. The tables show medians and spread of the rounds, and the median of
+the ratios within each round; what the template is to reach is judged below them, and a table of all ends the report.
+README.md beside this file says how it is measured and what the figures mean. The whole takes about 20 minutes.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from environment import TESTS, environment_python, stop
 from measure import SKIPPED, Cost, Job, build_of
 from next_httpx import copy_moved
 from parts import Part, parts
-from report import Results, lines_of, report
+from report import Results, lines_of, report, summary
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = TESTS.parent / "eb_script_template.py"
@@ -159,6 +158,8 @@ def main() -> int:
                     whole["tables"].append(report(table, results, options.quick))
                     print("\n".join(lines_of(whole["tables"][-1])), flush=True)
     whole["machine"]["load at the end"] = load()
+    print("\n".join(summary(whole["tables"])))
+    print(f"\nload at the end: {whole['machine']['load at the end']}")
     if options.json:
         options.json.write_text(json.dumps(whole, indent=2, ensure_ascii=False), encoding="utf-8")
     rows = [row for table in whole["tables"] for row in table["rows"]]

@@ -87,6 +87,18 @@ def goal_line(goal: dict[str, Any], unit: str) -> str:
     return f"{goal['contender']}, at most {wanted}: {goal['is']:.3f}, {verdict}"
 
 
+def summary(tables: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Lay all tables out in one, a line for each."""
+    yield "\n**Summary: ratio to what is named in brackets, then the median**\n"
+    yield "| table | goals | figures |"
+    yield "|---|---|---|"
+    for table in tables:
+        unit, rows = table["unit"], [row for row in table["rows"] if "missing" not in row]
+        goals = "; ".join(goal_line(goal, unit) for goal in table["goals"]) or "-"
+        figures = (f"{row['contender']} {row['ratio']:.3f} ({digits(row['median'])} {unit})" for row in rows)
+        yield f"| {table['title']} [over {table['over']}] | {goals} | {'; '.join(figures)} |"
+
+
 def digits(value: float) -> str:
     """Show three or four digits that count."""
     if math.isnan(value):
