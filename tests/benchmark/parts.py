@@ -155,17 +155,16 @@ def study(centres: int, patients: int, quick: bool) -> Part:
     tables = (
         Table(f"{title}: wall", "s", lambda cost: cost["wall"] * max(1, calls / cost["calls"]), ours, goals=goals),
         Table(f"{title}: CPU", "s", lambda cost: cost["cpu"] * max(1, calls / cost["calls"]), ours),
-        beyond_the_limit(ours, calls + centres),
+        beyond_the_limit(ours, calls + centres, whole["threads"], whole["latency"]),
     )
     return Part(jobs, 1 if quick else 3, tables)
 
 
-def beyond_the_limit(contender: str, calls: int) -> Table:
-    """Tell where the study of a contender with 60 threads spends the time that it takes beyond the limit."""
-    limit = calls * 0.05 / 60
-    title = (
-        f"6. Where the template's study spends its time over the limit, {calls:,} x 50 ms / 60 threads = {limit:.2f} s"
-    )
+def beyond_the_limit(contender: str, calls: int, threads: int, latency: float) -> Table:
+    """Tell where a contender's study spends the time that it takes beyond the limit."""
+    limit = calls * latency / threads
+    sum_ = f"{calls:,} x {latency * 1000:g} ms / {threads} threads = {limit:.2f} s"
+    title = f"6. Where the template's study spends its time over the limit, {sum_}"
     return Table(title, "s", lambda cost: cost["beyond the limit"], "the limit", limit, divided=contender)
 
 
