@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import copyreg
 import email.utils
 import functools
 import getpass
@@ -78,7 +79,7 @@ API_DEADLINE = 300  # seconds that one attempt may take until the last byte of i
 LOG_LEVEL = logging.INFO  # of the log file; logging.DEBUG writes a line per attempt
 custom_bar_format = "{desc:<20.20} {percentage:3.0f}% |{bar}{r_bar}"  # tqdm's bar_format of every bar
 
-TEMPLATE_VERSION = "2.1.0"  # of the template that this script was copied from; leave it as it is
+TEMPLATE_VERSION = "2.2.0"  # of the template that this script was copied from; leave it as it is
 
 # Comment out a service that you do not need; IAM must stay. What is called is base_url + path.
 # A service needs config_token, which opens its session; without refresh_token each renewal is a new login.
@@ -156,9 +157,11 @@ class Stop:
         self.in_run = False
         self.may_interrupt = False  # whether a signal raises KeyboardInterrupt in the main thread: once in a run
 
-    def request(self, code: int, words: str) -> None:
-        """End the run in every thread, with this exit code; what was requested before prevails."""
-        self.reasons.append((code, words, time.monotonic() + GRACE_SECONDS))
+    def request(self, code: int, words: str) -> bool:
+        """End the run in every thread, with this exit code; whether nothing was requested before, which prevails."""
+        reason = (code, words, time.monotonic() + GRACE_SECONDS)
+        self.reasons.append(reason)
+        return self.reasons[0] is reason
 
     def outcome(self) -> tuple[int, str]:
         """Exit code and closing words."""
@@ -200,7 +203,7 @@ def text_of(error: BaseException) -> str:
         with contextlib.suppress(RuntimeError):  # raised where no request is known
             return f"{error}; host {error.request.url.host}"
     if isinstance(error, (httpx.RequestError, json.JSONDecodeError)):
-        return str(error)
+        return re.split(r":? (?:bytearray\()?b?['\"]", str(error))[0]  # h11 quotes what it cannot read of an answer
     return str(error.strerror or "") if isinstance(error, OSError) else ""  # without the file: it may be named by an id
 
 
@@ -301,11 +304,13 @@ def redacted(text: str) -> str:
 
 
 class LogLine(logging.Formatter):
-    """A line of the log file; a traceback follows, indented. `extra={"detail": ...}` is for the file alone."""
+    """A line of the log file; a traceback follows, indented. What `extra` holds is for the file alone."""
 
     def format(self, record: logging.LogRecord) -> str:
         columns = f"{self.formatTime(record)} {record.levelname:<8} {redacted(record.threadName or ''):<12}"
-        lines = [record.getMessage() + getattr(record, "detail", "")]
+        lines = [record.getMessage() + getattr(record, "failed_id", "")]
+        if failure := getattr(record, "failure", None):  # exc_info would be shown by a handler of the script's own, too
+            lines += "".join(traceback.format_exception(failure)).rstrip("\n").split("\n")
         if record.exc_info:
             lines += self.formatException(record.exc_info).split("\n")
         if record.stack_info:
@@ -364,9 +369,9 @@ class LogFile(logging.handlers.RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Logging's own report would show the arguments of the message, tokens too."""
-        error = sys.exc_info()[1]
+        error = sys.exc_info()[1] or Exception()
         place = self.baseFilename if isinstance(error, OSError) else f"{record.pathname}:{record.lineno}"
-        self.say_once(f"{place}: {error}")
+        self.say_once(f"{place}: {describe(error)}")
 
     def say_once(self, problem: str) -> None:
         if problem not in self.said:
@@ -386,17 +391,6 @@ class Terminal(logging.Handler):
             say(record.getMessage())
 
 
-def on_thread_failure(caught: threading.ExceptHookArgs) -> None:
-    """An exception that ends a thread of the script's own ends the run: what the thread was to do is missing."""
-    failure, name = caught.exc_value, getattr(caught.thread, "name", "?")
-    if failure and not isinstance(failure, RunStopped):
-        words = f"thread {name}: {describe(failure)}{place_of(failure)}"
-        if not logger.hasHandlers():  # after the run, for which Python waits no longer than for its main thread
-            return say(words)
-        logger.error("%s", words, exc_info=failure)
-        _stop.request(1, f"failed: {words}")
-
-
 def script_name() -> str:
     """The file that Python was started with, without `.py`; in a notebook, this file."""
     path = Path(getattr(sys.modules["__main__"], "__file__", None) or globals().get("__file__", "eb_script.py"))
@@ -407,7 +401,6 @@ def open_log(stack: contextlib.ExitStack, terminal: Terminal) -> None:
     """Send what is logged, the script's own lines too, to a file and to the terminal, until `stack` is closed."""
     root, path = logging.getLogger(), f"{script_name()}.log"
     stack.callback(root.removeHandler, terminal)
-    threading.excepthook = on_thread_failure
     try:
         log = LogFile(path)
         stack.callback(log.close)
@@ -433,6 +426,15 @@ def open_log(stack: contextlib.ExitStack, terminal: Terminal) -> None:
 RETRIED_STATUSES = (408, 425, 429)  # and every 5xx but 501
 RETRIED_ERRORS = (httpx.TransportError, httpx.DecodingError, json.JSONDecodeError, UnicodeDecodeError)
 NOT_SENT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+def pickled(error: httpx.HTTPStatusError) -> tuple[Any, ...]:
+    """How it goes from a child process to its parent: without this, a multiprocessing.Pool would wait for ever."""
+    make = functools.partial(httpx.HTTPStatusError, request=error.request, response=error.response)
+    return make, error.args, vars(error)
+
+
+copyreg.pickle(httpx.HTTPStatusError, pickled)
 
 
 def is_retryable(error: Exception, idempotent: bool = True) -> bool:
@@ -620,7 +622,10 @@ def get_httpx_client() -> httpx.Client:
         # Node.js and uvicorn close idle connections after 5 s: close ours first, rather than write into a closing one.
         limits = httpx.Limits(keepalive_expiry=4)
         direct = {"http://": None}  # it goes to this machine only: never through a proxy
-        client = httpx.Client(verify=context, timeout=API_TIMEOUT, limits=limits, mounts=direct)
+        try:
+            client = httpx.Client(verify=context, timeout=API_TIMEOUT, limits=limits, mounts=direct)
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise ConfigurationError(f"HTTPS_PROXY, ALL_PROXY or NO_PROXY cannot be used: {error}") from error
         client.event_hooks = {"request": [start_deadline], "response": [keep_deadline]}
         _thread.client = client
         skip_cookies(client.cookies)
@@ -640,7 +645,7 @@ def url_of(app: str, endpoint: str) -> str:
     endpoints = MICROSERVICES[app]["endpoints"]
     if endpoint not in endpoints:
         raise ConfigurationError(f"{app} has no endpoint {endpoint!r} in MICROSERVICES; it has {', '.join(endpoints)}")
-    return f"{MICROSERVICES[app]['base_url'].rstrip('/')}{endpoints[endpoint]}"
+    return f"{MICROSERVICES[app]['base_url'].rstrip('/')}/{endpoints[endpoint].lstrip('/')}"
 
 
 def checked_tokens(url: str, endpoint: str, answer: Any) -> dict[str, Any]:
@@ -813,6 +818,7 @@ def check_configuration() -> None:
     for app, service in MICROSERVICES.items():
         if missing := {"app_id", "base_url", "endpoints"} - service.keys():
             raise ConfigurationError(f"MICROSERVICES has no {min(missing)} in {app}: write it as the other entries do")
+        url_of(app, "login" if app == "IAM" else "config_token")
     urls = {app: service["base_url"] for app, service in MICROSERVICES.items()}
     wrong = [f"EB_{app}_URL ({url!r} {problem})" for app, url in urls.items() if (problem := address_problem(url))]
     trial = (
@@ -881,8 +887,10 @@ def call_endpoint(
     if _thread.app not in (app, None):
         raise ConfigurationError(f"{app} {endpoint}: the decorator of this call names {_thread.app}: name one service")
     headers = {"Authorization": f"Bearer {tokens[app]['access_token']}"}
-    query = f"?{httpx.QueryParams(params)}" if params else ""  # params= would make httpx parse the URL three times
-    url = url_of(app, endpoint) + suffix + query
+    address, *query = url_of(app, endpoint).split("?", 1)
+    if params:  # params= would make httpx parse the URL three times
+        query.append(str(httpx.QueryParams(params)))
+    url = address + suffix + "?" * bool(query) + "&".join(query)
     response = get_httpx_client().request(method, url, headers=headers, **options)
     response.raise_for_status()
     body = response.json()
@@ -917,6 +925,9 @@ def api_call_with_retry(app: str, *, idempotent: bool = True) -> Callable[[Calla
         @functools.wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
             check_session(app)
+            given = (*args, *kwargs.values())
+            if any(isinstance(value, Iterator) and not isinstance(value, io.IOBase) for value in given):
+                raise WrongType(f"{name}: an iterator would be empty at the second attempt: pass a list")
             attempt = measured(name, functools.partial(function, *args, **kwargs))
             outer, _thread.app = _thread.app, app
             try:
@@ -929,6 +940,13 @@ def api_call_with_retry(app: str, *, idempotent: bool = True) -> Callable[[Calla
     return decorate
 
 
+def rows_on(page: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows on a page {"data": [...], ...}. Raises WrongType if it is none."""
+    if not isinstance(page.get("data"), list):
+        raise WrongType(f"a page is no {{'data': [...], 'total': n}}; {CHECK}")
+    return list(page["data"])
+
+
 def every_page(fetch: Callable[[int, int], dict[str, Any]], key: str, limit: int = 1000) -> list[dict[str, Any]]:
     """All rows of a paged endpoint, each once: `fetch(limit, page)` gives {"data": [...], "total": n}, pages from 1.
 
@@ -936,13 +954,16 @@ def every_page(fetch: Callable[[int, int], dict[str, Any]], key: str, limit: int
     raises ValueError rather than return a short or a doubled list.
     """
     rows: dict[Any, dict[str, Any]] = {}
-    number = 0
+    totals: list[Any] = []
     while True:
-        number += 1
+        number = len(totals) + 1
         page = fetch(limit, number)
-        data, total = page.get("data"), page.get("total")
-        if not isinstance(data, list) or not isinstance(total, int):
-            raise WrongType(f"page {number} is no {{'data': [...], 'total': n}}; {CHECK}")
+        data, total = rows_on(page), page.get("total")
+        totals.append(total)
+        if not isinstance(total, int):
+            raise WrongType(f"page {number} has no total; {CHECK}")
+        if total != totals[0]:  # where a row has gone, each one after it moves, one of them onto a page already read
+            raise WrongValue(f"page {number} does not fit: total was {totals[0]}, is {total}: run again; {CHECK}")
         found = {row.get(key): row for row in data}
         if len(rows) == total and found.keys() <= rows.keys():
             return list(rows.values())
@@ -984,6 +1005,9 @@ class tqdm(PlainBar):  # type: ignore[type-arg]  # the name that scripts use
             logger.info("%s", self)
 
 
+PlainBar.set_lock(threading.RLock())  # tqdm's own works across processes: from Python 3.14 on, that starts one
+
+
 def get_thread_position() -> int:
     """The row for this thread's bar (tqdm's `position=`): 1, 2, ... in the workers of both pools, 0 elsewhere."""
     return _thread.position
@@ -1005,7 +1029,7 @@ def run_task(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         if _stop.reasons:
             raise
         raise TemplateError("a task has called sys.exit(); only main() can") from leaving
-    except Exception as error:
+    except BaseException as error:  # asyncio.CancelledError is no Exception
         if not hasattr(error, "api_function"):  # those are noted as calls
             _figures.count("", "failed tasks")
             logger.info("task %s: %s%s", getattr(fn, "__name__", "?"), describe(error), place_of(error))
@@ -1159,7 +1183,7 @@ def results_of(
                 continue
             if isinstance(error, Exception):
                 words = describe(error) + place_of(error)
-                logger.error("failed on item %d: %s", number, words, extra={"detail": id_of(item)})
+                logger.error("failed on item %d: %s", number, words, extra={"failed_id": id_of(item)})
             yield item, future.result()
 
 
@@ -1272,12 +1296,35 @@ def exit_code(number: int) -> int:
     return 128 + (signal.SIGINT if signal.Signals(number).name == "SIGBREAK" else number)
 
 
+def interrupt_main(number: int) -> None:
+    """Let the main thread hear a signal, wherever it waits; on Windows `watch_signals` alone may hear it."""
+    if sys.platform == "win32":
+        signal.raise_signal(number)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+
 def on_signal(number: int, frame: FrameType | None) -> None:
     """Stop the run, and interrupt the script, once: its `finally` blocks run. `watch_signals` does all the rest."""
     _stop.request(exit_code(number), f"stopped by {signal.Signals(number).name}")
     if _stop.may_interrupt:
         _stop.may_interrupt = False
         raise KeyboardInterrupt
+
+
+def on_thread_failure(caught: threading.ExceptHookArgs) -> None:
+    """What ends a thread of the script's own by an error ends the run: what the thread was to do is missing."""
+    failure, name = caught.exc_value, getattr(caught.thread, "name", "?")
+    if failure is None or (isinstance(failure, SystemExit) and (_stop.reasons or not failure.code)):
+        return  # RunStopped, or sys.exit() without an error
+    text = str(failure) if isinstance(failure, SystemExit) else describe(failure)
+    words = f"thread {name}: {text}{place_of(failure)}"
+    if not logger.hasHandlers():  # after the run, for which Python waits no longer than for its main thread
+        return say(words)
+    logger.error("%s", words, extra={"failure": failure})
+    ours = [number for number in STOP_SIGNALS if signal.getsignal(number) is on_signal]
+    if _stop.request(1, f"failed: {words}") and ours:
+        interrupt_main(ours[0])  # it may wait for this very thread
 
 
 def in_time(seconds: float, function: Callable[[], object]) -> None:
@@ -1351,7 +1398,7 @@ def outcome_of(failure: BaseException) -> tuple[int, str]:
     """Exit code and closing words for what `main` ended with."""
     match failure:
         case SystemExit(code=int(code)):
-            return code, f"exit {code}"
+            return code if 0 < code < 256 else 1, f"exit {code}"  # the system keeps eight bits of it: 256 would be 0
         case KeyboardInterrupt():  # no signal: a question for a password on Windows, or a notebook
             return exit_code(signal.SIGINT), "stopped by SIGINT"
         case ConfigurationError():
@@ -1369,7 +1416,7 @@ def note_failure(failure: BaseException, terminal: Terminal) -> None:
     _stop.request(*outcome_of(failure))
     if isinstance(failure, Exception) and not isinstance(failure, (ConfigurationError, LoginError)):
         terminal.setLevel(logging.CRITICAL + 1)
-        logger.critical("%s", _stop.outcome()[1], exc_info=failure)
+        logger.critical("%s", _stop.outcome()[1], extra={"failure": failure})
     traceback.clear_frames(failure.__traceback__)  # closes the loops that it left, and their bars
 
 
@@ -1387,6 +1434,8 @@ def end_work() -> bool:
     while any(re.fullmatch(names, t.name) and t not in ours and not t.daemon for t in threading.enumerate()):
         if _stop.grace_left() <= 0 or not owns_process():
             return not owns_process()
+        for pool in pools:  # a thread of the script's own may use it once more
+            pool.close(cancel_futures=bool(_stop.reasons))
         time.sleep(0.01)
     return True
 
@@ -1460,6 +1509,7 @@ def run(main: Callable[[], object]) -> int:
 
     def work() -> None:
         open_log(stack, terminal)
+        threading.excepthook = on_thread_failure
         if owns_process():
             catch_signals(stack, end, write)
         login()
@@ -1513,7 +1563,7 @@ def search_inclusions_page(organization_id: str, limit: int, page: int) -> dict[
 
 def search_inclusions(organization_id: str, limit: int, page: int) -> list[dict[str, Any]]:
     """The inclusions on one page, pages from 1."""
-    return list(search_inclusions_page(organization_id, limit, page)["data"])
+    return rows_on(search_inclusions_page(organization_id, limit, page))
 
 
 def get_all_inclusions(organization_id: str) -> list[dict[str, Any]]:

@@ -206,7 +206,7 @@ def ending(process: subprocess.Popen[bytes], folder: Path, signals: list[tuple[f
 
 def cell(ends: list[End], place: Place, number: signal.Signals) -> str:
     """Sum up the runs of a place and a signal."""
-    wanted = "my_script: failed: LookupError: no input" if place.failed else f"my_script: stopped by {number.name}"
+    wanted = "my_script: failed: LookupError (" if place.failed else f"my_script: stopped by {number.name}"
     complete = sum(end.is_complete and wanted in end.log.splitlines()[-1] for end in ends)
     codes = ", ".join(sorted({"does not end" if end.code is None else str(end.code) for end in ends}))
     return f"{max(end.seconds for end in ends):.1f} s, {codes}, {complete}/{len(ends)}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers import TEMPLATE, Load, Start, a_tube, all_inclusions, imported, patients_of, study_of
+from helpers import TEMPLATE, Load, Start, a_tube, all_inclusions, answer, imported, patients_of, study_of
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from server import Simulator
@@ -196,6 +198,18 @@ def test_pages_without_end_are_an_error_as_soon_as_they_hold_more_than_there_is(
     assert asked == [1, 2, 3]
 
 
+def test_a_row_that_goes_away_between_two_pages_is_an_error_as_another_one_is_missed(load: Load) -> None:
+    rows = rows_of(range(20))
+
+    def fetch(limit: int, page: int) -> dict[str, Any]:
+        if page == 2:
+            del rows[3]  # each row after it moves, one of them onto the first page
+        return {"data": rows[limit * (page - 1) : limit * page], "total": len(rows)}
+
+    with pytest.raises(ValueError, match="page 2 does not fit: total was 20, is 19"):
+        load().every_page(fetch, "id", 10)
+
+
 @settings(derandomize=True, deadline=None)
 @given(number=st.integers(0, 60), limit=st.integers(1, 20), cap=st.integers(1, 20), clamps=st.booleans())
 def test_whatever_the_sizes_the_pages_of_a_server_that_counts_right_give_all_rows_in_order(
@@ -211,7 +225,53 @@ def test_whatever_the_sizes_the_pages_of_a_server_that_counts_right_give_all_row
     assert imported_template.every_page(fetch, "id", limit) == rows
 
 
+@pytest.mark.parametrize("data", [{"one": {}, "two": {}}, "none", None])
+def test_a_page_without_a_list_of_rows_is_an_error(template: Any, platform: Simulator, data: object) -> None:
+    platform.control(answer={"search_inclusions": answer(200, json.dumps({"data": data, "total": 2}).encode())})
+    for search in (template.search_inclusions, template.get_all_inclusions):
+        with pytest.raises(TypeError, match="a page is no "):
+            search("any", 1000, 1) if search is template.search_inclusions else search("any")
+
+
+# ------------------------------------------------------------------------------------------------------------ Addresses
+
+
+def test_parameters_go_behind_those_that_the_path_of_an_endpoint_has(template: Any, study: Study) -> None:
+    centre, tube = study.organizations[1]["id"], a_tube(study)
+    template.MICROSERVICES["RC"]["endpoints"]["in_french"] = "/api/inclusions/inclusion-statistics?lang=fr"
+    template.MICROSERVICES["GDD"]["endpoints"]["by_tube_in_french"] = "/api/requests/by-tube?lang=fr"
+
+    @template.api_call_with_retry("RC")
+    def statistics() -> Any:
+        return template.call_endpoint("RC", "GET", "in_french", dict, params={"organization": centre})
+
+    @template.api_call_with_retry("GDD")
+    def request() -> Any:
+        return template.call_endpoint("GDD", "GET", "by_tube_in_french", dict, suffix=f"/{tube}")
+
+    assert statistics() == study.statistics(centre)
+    assert request() == study.request(tube)
+
+
+def test_a_path_without_its_first_slash_is_not_glued_to_the_host(template: Any, study: Study) -> None:
+    template.MICROSERVICES["RC"]["endpoints"]["organizations"] = "api/inclusions/getAllOrganizations"
+    assert template.get_all_organizations() == study.organizations
+
+
 # ---------------------------------------------------------------------------------------------- What contradicts itself
+
+
+def test_an_iterator_is_refused_as_an_argument_since_a_second_attempt_would_find_it_empty(template: Any) -> None:
+    @template.api_call_with_retry("RC")
+    def count(ids: Any, file: Any = None) -> int:
+        return len(list(ids))
+
+    for ids in (iter("ab"), (each for each in "ab"), map(str, "ab")):
+        with pytest.raises(TypeError, match="count: an iterator would be empty at the second attempt: pass a list"):
+            count(ids)
+        with pytest.raises(TypeError, match="pass a list"):
+            count(ids=ids)
+    assert count("ab", io.BytesIO()) == 2
 
 
 def test_a_decorator_without_its_parentheses_says_what_to_write(load: Load) -> None:

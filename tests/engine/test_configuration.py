@@ -274,6 +274,26 @@ def test_the_listener_hears_a_login_that_is_not_refused(
     assert listener[1][0].startswith((b"POST /api/auth/ziwig-pro/login", b"CONNECT iam.hospital.test:443"))
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ALL_PROXY", "socks5://127.0.0.1:9"), ("HTTPS_PROXY", "ftp://proxy"), ("HTTPS_PROXY", "http://proxy:port")],
+)
+def test_a_proxy_that_cannot_be_used_is_said_with_the_variables_that_name_it(
+    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], variable: str, value: str
+) -> None:
+    template = configured(**{variable: value})
+    assert "HTTPS_PROXY, ALL_PROXY or NO_PROXY cannot be used: " in configuration_error(template, capfd)
+
+
+@pytest.mark.parametrize(("app", "endpoint"), [("IAM", "login"), ("GDD", "config_token")])
+def test_a_service_without_the_endpoint_that_opens_its_session_is_said_before_anything_is_sent(
+    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], app: str, endpoint: str
+) -> None:
+    template = configured()
+    template.MICROSERVICES[app]["endpoints"].pop(endpoint)
+    assert f"{app} has no endpoint '{endpoint}' in MICROSERVICES" in configuration_error(template, capfd)
+
+
 def test_what_is_sent_to_this_machine_takes_no_proxy(
     listener: tuple[int, list[bytes]], overheard: Callable[..., Any], platform: Simulator
 ) -> None:

@@ -116,6 +116,15 @@ def test_parent_and_children_get_the_answers_to_their_own_calls(
     assert finished.stdout == f"{answers} {answers}\nTrue\n"
 
 
+@pytest.mark.parametrize("pool", ["fork.Pool(2)", "concurrent.futures.ProcessPoolExecutor(2, mp_context=fork)"])
+def test_a_call_that_fails_in_a_child_fails_in_its_parent(platform: Simulator, forking: Script, pool: str) -> None:
+    finished = run_script(
+        forking(f"with {pool} as children:\n    list(children.map(get_statistics, ['unknown']))"), platform
+    )
+    assert finished.returncode == 1
+    assert "my_script: failed: get_statistics: HTTP 404; " in finished.stderr
+
+
 def test_children_renew_an_expired_token_without_spending_the_refresh_token_of_their_parent(
     platform: Simulator, forking: Script
 ) -> None:

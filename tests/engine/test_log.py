@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import TEMPLATE, Load, Start, environment_for, log_of, needs_posix, python, ran, run_script, shell
+from helpers import TEMPLATE, Load, Start, environment_for, line_of, log_of, needs_posix, python, ran, run_script, shell
 from server import Simulator
 
 Script = Callable[..., Path]
@@ -236,6 +236,31 @@ def test_no_message_can_forge_a_line_of_the_log_or_of_the_terminal(script: Scrip
     assert all(line.startswith(("innocent", "Amén", "my_script", "failed on")) for line in done.stderr.splitlines())
 
 
+def test_whatever_a_script_adds_to_its_records_its_lines_are_kept(script: Script, simulator: Start) -> None:
+    path = script("logging.warning('kept', extra={'detail': 3, 'id': None})")
+    done = run_script(path, simulator())
+    assert done.returncode == 0
+    assert re.search(r"WARNING +MainThread +kept\n", log_of(path))
+
+
+def test_a_message_that_cannot_be_made_is_told_once_by_its_line_without_what_it_was_made_of(
+    script: Script, simulator: Start
+) -> None:
+    todo = """
+    class Patient:
+        def __str__(self):
+            return str(int("Dupont"))
+
+    for _ in range(2):
+        logging.info("patient %s", Patient())  # here
+    """
+    path = script(todo)
+    done = run_script(path, simulator())
+    assert re.match(rf"\S+my_script\.py:{line_of(path)}: ValueError\nmy_script: done; [^\n]*\n\Z", done.stderr), (
+        done.stderr
+    )
+
+
 def test_a_lone_surrogate_does_not_break_log_or_run(script: Script, simulator: Start) -> None:
     path = script('logging.error("half a character: \\ud83d, whole: é")\nraise ValueError("\\udcff")')
     done = run_script(path, simulator())
@@ -266,7 +291,7 @@ def test_a_run_goes_on_with_a_full_disk_says_so_once_and_ends_as_it_would(
     done = run_script(path, platform)
     assert (done.returncode, done.stdout) == (code, "5\n")
     problem, *_, closing = done.stderr.splitlines()
-    assert re.fullmatch(r".*my_script\.log: \[Errno \d+\] .*", problem)
+    assert re.fullmatch(r".*my_script\.log: OSError: File too large", problem)
     assert closing.startswith("my_script: ")
     assert len(done.stderr.splitlines()) == 2, done.stderr
     assert log_of(path).splitlines()[-1].endswith("services IAM, RC, GDD"), "and nothing is left in halves"

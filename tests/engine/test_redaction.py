@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from helpers import OWN_CALLS, Load, Start, answer, line_of, log_of, run_script
 from server import Simulator
@@ -258,6 +261,46 @@ def test_what_an_exception_quotes_stands_in_the_tracebacks_of_the_log_alone(
     assert quoting, "the traceback says what was wrong"
     assert [line for line in quoting if not line.startswith("    ")] == []
     assert "1980" not in finished.stderr
+
+
+@pytest.mark.parametrize("place", [IN_MAIN, IN_A_THREAD], ids=["in main", "in a thread"])
+def test_a_handler_of_the_scripts_own_gets_no_traceback_of_the_engines(
+    platform: Simulator, script: Script, place: str
+) -> None:
+    todo = "value = os.environ['BIRTH_DATE']\n" + place.format(failing="int(value)")
+    path = script(todo, edits={"\nif __name__ ==": "\nlogging.basicConfig()\n\nif __name__ =="})
+    finished = run_script(path, platform, BIRTH_DATE="1980-02-29")
+    assert finished.returncode == 1
+    assert "failed: " in finished.stderr
+    assert "1980" not in finished.stderr
+    assert "'1980-02-29'" in log_of(path)
+
+
+BROKEN_ANSWERS = {
+    "chunks that are none": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{'lastName': 'VALLET'}\r\n",
+    "a header that is none": b"HTTP/1.1 200 OK\r\nlastName VALLET\r\n\r\n",
+    "a status line that is none": b"{'lastName': 'VALLET'}\r\n\r\n",
+    "an address that is none": b"HTTP/1.1 302 Found\r\nLocation: http://VALLET:port/\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", BROKEN_ANSWERS.values(), ids=BROKEN_ANSWERS.keys())
+def test_of_an_answer_that_cannot_be_read_nothing_is_quoted(load: Load, sent: bytes) -> None:
+    template = load(ERROR_MAX_RETRY=1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(sent)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(httpx.HTTPError) as broken:
+            template.get_httpx_client().get(f"http://127.0.0.1:{server.getsockname()[1]}").raise_for_status()
+        thread.join()
+    assert re.fullmatch(r"(RemoteProtocolError: [\w :]+|HTTP 302)", template.describe(broken.value))
 
 
 @pytest.mark.parametrize("function", ["int", "{}.__getitem__", "functools.partial(int)"])

@@ -82,6 +82,8 @@ def leave(how: object) -> Callable[[], None]:
         (SystemExit(), 0, "done"),
         (SystemExit(0), 0, "done"),
         (SystemExit(3), 3, "exit 3"),
+        (SystemExit(256), 1, "exit 256"),
+        (SystemExit(-1), 1, "exit -1"),
         (SystemExit("no centre has been chosen"), 1, "no centre has been chosen"),
         (ValueError("column 7 is empty"), 1, "failed: ValueError"),
         (KeyError("patientId"), 1, "failed: KeyError"),
@@ -151,6 +153,69 @@ def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: P
     done = run_script(path, simulator())
     assert done.returncode == 1
     assert f" (importing.py line {line_of(path)}); " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("leaving", "code", "words"),
+    [("sys.exit('patients are missing')", 1, "failed: thread mine: patients are missing"), ("sys.exit()", 0, "done")],
+    ids=["with an error", "without one"],
+)
+def test_sys_exit_in_a_thread_of_the_scripts_own_fails_the_run_if_it_tells_an_error(
+    script: Script, simulator: Start, leaving: str, code: int, words: str
+) -> None:
+    todo = f"""
+    def work():
+        {leaving}
+
+    thread = threading.Thread(target=work, name="mine")
+    thread.start()
+    thread.join()
+    """
+    done = run_script(script(todo), simulator())
+    assert done.returncode == code
+    assert done.stderr.splitlines()[-1].startswith(f"my_script: {words}")
+
+
+def test_a_thread_of_the_scripts_own_that_fails_ends_a_main_that_waits_for_what_it_was_to_bring(
+    script: Script, simulator: Start
+) -> None:
+    path = script(
+        """
+        brought = queue.Queue()
+
+        def bring(number):
+            brought.put(get_all_organizations()[number])
+
+        try:
+            for number in range(4, 8):  # there are five: three of the threads fail
+                threading.Thread(target=bring, args=[number]).start()
+            centres = [brought.get() for _ in range(4)]
+        finally:
+            print("closed")
+        """
+    )
+    done = run_script(path, simulator())
+    assert (done.returncode, done.stdout) == (1, "closed\n")
+    closing = r"(?m)^my_script: failed: thread Thread-\d \(bring\): IndexError \(my_script.py line \d+\); "
+    assert re.search(closing, done.stderr)
+    assert "my_script: failed: " in log_of(path).splitlines()[-1]
+
+
+def test_a_thread_of_the_scripts_own_may_use_a_pool_after_main_is_done(script: Script, simulator: Start) -> None:
+    todo = """
+    def late():
+        while main_thread_pool.executor:  # until the run has closed it
+            time.sleep(0.01)
+        print(main_thread_pool.submit(len, get_all_organizations()).result())
+        is_late.set()
+
+    is_late = threading.Event()
+    main_thread_pool.submit(len, "").result()
+    subtasks_thread_pool.submit(is_late.wait)  # for which the run waits
+    threading.Thread(target=late).start()
+    """
+    done = run_script(script(todo), simulator())
+    assert (done.returncode, done.stdout) == (0, "5\n")
 
 
 def test_the_closing_line_names_no_line_where_none_of_the_script_has_a_part_in_it(

@@ -150,6 +150,23 @@ def test_a_task_that_fails_is_counted_and_in_the_log_although_nobody_asks_for_it
     assert log_of(path).count(words) == 2
 
 
+def test_a_task_that_is_cancelled_from_within_is_counted_too(script: Script, platform: Simulator) -> None:
+    path = script(
+        """
+        import asyncio
+
+        async def cancelled():
+            asyncio.current_task().cancel()
+            await asyncio.sleep(0)
+
+        main_thread_pool.submit(lambda: asyncio.run(cancelled()))
+        """
+    )
+    done = run_script(path, platform)
+    assert re.match(r"my_script: done; 3 calls, 1 failed task in ", done.stderr), done.stderr
+    assert "task <lambda>: CancelledError (my_script.py line " in log_of(path)
+
+
 def test_a_task_that_fails_by_a_call_is_counted_as_a_failed_call_alone(script: Script, platform: Simulator) -> None:
     done = run_script(script("main_thread_pool.submit(get_statistics, 'unknown')"), platform)
     assert re.match(r"my_script: done; 4 calls, 1 failure in ", done.stderr), done.stderr
