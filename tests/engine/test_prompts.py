@@ -17,8 +17,6 @@ from server import Simulator
 if sys.platform != "win32":
     import pexpect
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*forkpty:DeprecationWarning")  # pexpect execs at once
-
 Script = Callable[..., Path]
 
 ENTER, CTRL_C, CTRL_D = "\r", "\x03", "\x04"

@@ -195,7 +195,8 @@ def test_a_thread_of_the_scripts_own_that_fails_ends_a_main_that_waits_for_what_
         """
     )
     done = run_script(path, simulator())
-    assert (done.returncode, done.stdout) == (1, "closed\n")
+    assert done.returncode == 1
+    assert done.stdout == ("" if sys.platform == "win32" else "closed\n"), "there the wait itself cannot be interrupted"
     closing = r"(?m)^my_script: failed: thread Thread-\d \(bring\): IndexError \(my_script.py line \d+\); "
     assert re.search(closing, done.stderr)
     assert "my_script: failed: " in log_of(path).splitlines()[-1]

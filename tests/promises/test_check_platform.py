@@ -384,7 +384,6 @@ def test_the_sandbox_shows_what_a_dialect_does_to_a_script(script: Script) -> No
 
 
 @needs_posix(reason="pseudo-terminals are POSIX")
-@pytest.mark.filterwarnings("ignore:.*forkpty:DeprecationWarning")  # pexpect execs at once
 def test_what_the_environment_does_not_say_is_asked_for_and_the_password_is_not_shown(
     simulator: Start, tmp_path: Path
 ) -> None:
