@@ -2,7 +2,7 @@
 
 All contenders take turns against one local server. The tables show medians and spread of the rounds, and the median of
 the ratios within each round; what the template is to reach is judged below them, and a table of all ends the report.
-README.md beside this file says how it is measured and what the figures mean. The whole takes about 20 minutes.
+README.md beside this file says how it is measured and what the figures mean. The whole takes 18 minutes.
 """
 
 from __future__ import annotations
