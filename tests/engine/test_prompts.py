@@ -17,6 +17,8 @@ from server import Simulator
 if sys.platform != "win32":
     import pexpect
 
+pytestmark = pytest.mark.usefixtures("ctrl_c_is_heard")
+
 Script = Callable[..., Path]
 
 ENTER, CTRL_C, CTRL_D = "\r", "\x03", "\x04"
