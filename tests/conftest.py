@@ -53,12 +53,12 @@ def platform(shared_simulator: Simulator) -> Simulator:
     return shared_simulator
 
 
-@pytest.fixture
-def ctrl_c_is_heard() -> Iterator[None]:
-    """What a process ignores its children ignore: a test run in the background of a shell is deaf to Ctrl-C."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
+@pytest.fixture(autouse=True, scope="session")
+def signals_are_heard() -> None:
+    """What a process ignores its children ignore: in the background of a shell, or under nohup, tests would be deaf."""
+    for number in {signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)}:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def test_a_study_with_fewer_calls_than_threads_is_divided_too() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals, sent by kill()")
-def test_the_measure_of_stopping_tells_seconds_exit_codes_and_complete_logs(ctrl_c_is_heard: None) -> None:
+def test_the_measure_of_stopping_tells_seconds_exit_codes_and_complete_logs() -> None:
     command = [sys.executable, str(HERE / "stopping.py"), "--runs", "1", "--only", "a failure"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=WATCHDOG, check=False)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,6 @@ if sys.platform != "win32":
     import pyte
 
 on_posix = needs_posix(reason="pseudo-terminals are POSIX")
-pytestmark = pytest.mark.usefixtures("ctrl_c_is_heard")
 
 Script = Callable[..., Path]
 CTRL_C = "\x03"

@@ -17,7 +17,6 @@ from server import Simulator
 if sys.platform != "win32":
     import pexpect
 
-pytestmark = pytest.mark.usefixtures("ctrl_c_is_heard")
 
 Script = Callable[..., Path]
 

@@ -52,7 +52,7 @@ class Running:
 
 
 @pytest.fixture
-def start(ctrl_c_is_heard: None) -> Iterator[Callable[..., Running]]:
+def start() -> Iterator[Callable[..., Running]]:
     """Start a script: `start(path, platform, EB_THREADS="60")`."""
     started: list[Running] = []
 
@@ -675,7 +675,7 @@ def test_run_works_in_a_thread_other_than_the_main_one_and_leaves_the_signals_al
 
 
 def test_a_notebook_keeps_its_signals_and_is_interrupted_as_it_is_used_to(
-    load: Load, platform: Simulator, wakeup: None, ctrl_c_is_heard: None, monkeypatch: pytest.MonkeyPatch
+    load: Load, platform: Simulator, wakeup: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     template, before, inside = load(platform), signals_of_the_process(), list[Any]()
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)

@@ -328,7 +328,6 @@ def test_a_platform_stays_up_for_whoever_sets_the_variables_until_it_is_told_to_
     staying: Callable[..., subprocess.Popen[str]],
     with_lab: Script,
     tmp_path: Path,
-    ctrl_c_is_heard: None,
 ) -> None:
     path = with_lab("print(len(get_all_organizations()), len(tokens))")
     process = staying("--service", "LAB", "--password", "it's $HOME")
