@@ -1,7 +1,16 @@
-"""Run a script against a simulated platform: python3 tests/sandbox.py [options] [script [its arguments]].
+"""Run a script against a simulated platform, to try it safely. Nothing leaves your machine.
 
-Without a script it runs the template itself. The script runs as it is, in a folder of its own, with the EB_* variables
-set so that it reaches nothing but the simulation. What the simulation saw is told at the end.
+  python3 tests/sandbox.py                 runs the template
+  python3 tests/sandbox.py my_script.py    runs your script; its own arguments may follow
+  python3 tests/sandbox.py --stay          keeps a platform up for a script or notebook that you start yourself
+
+Your script runs as it is, in the folder my_script.sandbox, so that simulated results never mix with real ones. The
+sandbox sets the EB_* variables for it. At the end it shows what the platform saw, and where the log is.
+
+The sandbox logs in to services that you added to MICROSERVICES, but has no data for them: their data calls return 404,
+as do endpoints that you added to a service. To try one, write what it should return into a file, and name both:
+
+  python3 tests/sandbox.py --answer sites=sites.json my_script.py
 """
 
 from __future__ import annotations
@@ -51,18 +60,24 @@ def main() -> int:
 
 def sandbox_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = OneLineParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--here", action="store_true", help="run in the current folder, not in {script_name}.sandbox")
-    parser.add_argument("--stay", action="store_true", help="run no script; print the variables to set, until Ctrl-C")
+    parser = OneLineParser(
+        usage="python3 tests/sandbox.py [options] [script [its arguments]]",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--here", action="store_true", help="run the script in the current folder")
+    parser.add_argument("--stay", action="store_true", help="print the variables to set, and stay up until Ctrl-C")
     add_options(parser, LATENCY)
-    parser.add_argument("script", nargs=argparse.REMAINDER, help="the script to run, with its arguments")
+    parser.add_argument("script", nargs=argparse.REMAINDER, help="the script to run, and its own arguments")
     return parser
 
 
 def stay(options: argparse.Namespace) -> int:
     """Keep the platform up for scripts that are started elsewhere."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with platform(options) as simulator, suppress(KeyboardInterrupt):
+    own = own_options(options, read(TEMPLATE), TEMPLATE.name)
+    with platform(options, own) as simulator, suppress(KeyboardInterrupt):
         print("\n".join(assignments(simulator.environment(""), os.name == "nt")), flush=True)
         say("Sandbox: set these variables where your script or notebook starts; Ctrl-C ends the platform")
         while True:
@@ -83,12 +98,16 @@ def run(options: argparse.Namespace) -> int:
     """Run the script and return its exit code."""
     script = Path(options.script[0] if options.script else TEMPLATE)
     facts = checked_facts(script)
+    own = own_options(options, facts, script.name)
     folder = Path() if options.here else own_folder(script)
     python, clause = interpreter(script)
-    with platform(options, facts.services) as simulator:
+    with platform(options, own) as simulator:
         where = "this folder" if options.here else f"{folder} (--here: in this folder)"
         say(f"Sandbox: runs in {where}{clause}")
-        return execute([python, str(script.absolute()), *options.script[1:]], folder, variables(simulator, facts))
+        code = execute([python, str(script.absolute()), *options.script[1:]], folder, variables(simulator, facts))
+    for line in last_words(script, folder, code):
+        say(f"Sandbox: {line}")
+    return code if code >= 0 else 128 - code  # as a shell would say it
 
 
 def checked_facts(script: Path) -> Facts:
@@ -100,6 +119,16 @@ def checked_facts(script: Path) -> Facts:
         fix = f'write os.environ.get("EB_{service}_URL") or "https://..." there'
         stop(f"{script.name}, line {line}: the address of {service} is fixed, and nothing leaves the sandbox; {fix}")
     return facts
+
+
+def own_options(options: argparse.Namespace, facts: Facts, script: str) -> list[str]:
+    """Return the platform's options for what a script adds to it; end if --answer names no endpoint of the script."""
+    answered = dict(options.answer)
+    for name in answered.keys() - {name for name, *_ in facts.endpoints}:
+        stop(f"--answer {name}: {script} has no endpoint {name!r} in MICROSERVICES")
+    services = [f"--service={service}" for service in facts.services if service not in SERVICES]
+    places = [f"--endpoint={name}={service}/{path}" for name, service, path in facts.endpoints if name in answered]
+    return [*services, *places]
 
 
 def own_folder(script: Path) -> Path:
@@ -129,20 +158,35 @@ def variables(simulator: Simulator, facts: Facts) -> dict[str, str]:
 
 
 def execute(command: list[str], folder: Path, variables: dict[str, str]) -> int:
-    """Run the script, leave Ctrl-C to it, hand SIGTERM on to it, and return its exit code as a shell would."""
+    """Run the script, leave Ctrl-C to it, hand SIGTERM on to it; return its exit code, or minus what killed it."""
     # A handler, as the script would inherit SIG_IGN and be deaf to Ctrl-C.
     signal.signal(signal.SIGINT, lambda *_: None)
     process = subprocess.Popen(command, cwd=folder, env={**os.environ, **variables})
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    code = process.wait()
-    return code if code >= 0 else 128 - code
+    return process.wait()
+
+
+def last_words(script: Path, folder: Path, code: int) -> Iterator[str]:
+    """Yield what is left to say when the script has ended."""
+    if code < 0:
+        yield f"the script was killed by {signal_name(-code)}"
+    log = folder / f"{script.stem}.log"
+    if log.is_file():
+        yield f"the log is {log}"
+
+
+def signal_name(number: int) -> str:
+    """Return what a signal is called; most real-time signals have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 @contextmanager
-def platform(options: argparse.Namespace, services: Sequence[str] = ()) -> Iterator[Simulator]:
-    """Start the platform, say what it simulates, and in the end what it saw."""
+def platform(options: argparse.Namespace, own: Sequence[str]) -> Iterator[Simulator]:
+    """Start the platform, with the options for this script; say what it simulates, and in the end what it saw."""
     typed = sys.argv[1 : len(sys.argv) - len(options.script)]
-    own = [f"--service={service}" for service in services if service not in SERVICES]
     arguments = [each for each in typed if each not in ("--here", "--stay")]
     python = environment_python("simulation/requirements.txt")
     with Simulator(python, "--latency", str(LATENCY), *arguments, *own) as simulator:
@@ -179,6 +223,8 @@ def table(seen: dict[str, Any]) -> Iterator[str]:
         if count:
             yield row(f"fault {kind}", count)
     yield row("expired access tokens", seen["expiries"])
+    if seen["unknown"]:
+        yield "Sandbox: what it does not simulate returns 404; --answer NAME=FILE.json makes it return your file"
 
 
 def row(label: str, count: int, note: str = "") -> str:

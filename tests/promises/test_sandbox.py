@@ -68,7 +68,7 @@ def test_a_script_writes_into_a_folder_of_its_own_and_touches_no_results_beside_
     script: Script, tmp_path: Path
 ) -> None:
     (tmp_path / "results.csv").write_text("real", encoding="utf-8")
-    path = script("Path('results.csv').write_text('simulated')")
+    path = script("with open('results.csv', 'w') as file:\n    file.write('simulated')")
     done = sandbox(tmp_path, path)
     assert done.returncode == 0, done.stderr
     assert names_in(tmp_path) == {"my_script.py", "results.csv", "my_script.sandbox"}
@@ -110,6 +110,14 @@ def test_a_file_in_the_place_of_the_folder_is_said_in_one_line(script: Script, t
     assert re.fullmatch(r"sandbox.py: my_script.sandbox cannot be made \(.+\): .+ --here\n", done.stderr)
 
 
+def test_the_last_line_says_where_the_log_lies(script: Script, tmp_path: Path) -> None:
+    path = script("print(1)")
+    inside, here = (sandbox(tmp_path, *options, path).stderr.splitlines() for options in ((), ("--here",)))
+    assert inside[-1] == f"Sandbox: the log is {Path('my_script.sandbox', 'my_script.log')}"
+    assert (tmp_path / inside[-1].removeprefix("Sandbox: the log is ")).is_file()
+    assert here[-1] == "Sandbox: the log is my_script.log"
+
+
 # What it asks of a script
 
 
@@ -135,6 +143,7 @@ def test_a_script_that_is_no_python_is_left_to_python(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert re.search(r"(?m)^(Syntax|Value)Error: ", done.stderr), done.stderr
         assert "what the platform saw" in done.stderr
+        assert "the log is" not in done.stderr, "there is none"
 
 
 def test_what_a_script_says_of_itself_is_read_without_running_it(tmp_path: Path) -> None:
@@ -151,6 +160,7 @@ MICROSERVICES = {
     "OWN": {"base_url": "http://127.0.0.1:8000"},
     "BAD": {"base_url": "http://[localhost"},
     "ANY": service("any"),
+    "NEW": {"endpoints": {"sites": "/api/sites?all=1", "tubes": "api/tubes/{tube}", "other": PATH}},
     name: {},
 }
 """,
@@ -158,15 +168,16 @@ MICROSERVICES = {
     )
     facts = read(path)
     assert facts.max_threads == 7
-    assert facts.services == ["IAM", "LAB", "FIX", "OWN", "BAD", "ANY"]
+    assert facts.services == ["IAM", "LAB", "FIX", "OWN", "BAD", "ANY", "NEW"]
     assert facts.variables == {"EB_IAM_URL": "IAM", "HOSPITAL_LAB": "LAB"}
     assert facts.fixed == {"FIX": 8, "BAD": 10}
+    assert facts.endpoints == [("sites", "NEW", "api/sites"), ("tubes", "NEW", "api/tubes/{tube}")]
 
 
 @pytest.mark.parametrize("source", ["", "MAX_THREADS: int\nMICROSERVICES = None", "MAX_THREADS = True", "def"])
 def test_a_script_that_says_nothing_of_itself_is_a_script_all_the_same(source: str, tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text(source, encoding="utf-8")
-    assert read(tmp_path / "other.py") == (None, [], {}, {})
+    assert read(tmp_path / "other.py") == (None, [], {}, {}, [])
 
 
 def test_the_users_own_interpreter_is_taken(script: Script, tmp_path: Path) -> None:
@@ -215,6 +226,84 @@ def test_a_service_of_the_scripts_own_gets_a_session_and_a_sentence_for_all_else
     assert done.stdout == f"200 True\n404 {{'statusCode': 404, 'message': {sentence!r}}}\n", done.stderr
     assert re.search(r"(?m)^  config_token +3  3 accepted$", done.stderr)
     assert re.search(r"(?m)^  no such endpoint +1  GET /lab/api/results/7$", done.stderr)
+    assert re.search(r"(?m)^Sandbox: .* 404; --answer NAME=FILE.json makes it return your file$", done.stderr)
+
+
+FETCH_RESULTS = """
+@api_call_with_retry("LAB")
+def get_results(number):
+    return call_endpoint("LAB", "GET", "results", dict, suffix=f"/{number}")
+
+print([get_results(number) for number in (7, 8)], call_endpoint("LAB", "POST", "results", dict, json={}))
+"""
+RESULTS = '{"values": [1.5, null], "unité": "mmol/L"}'
+
+
+def with_file(folder: Path, text: str, name: str = "results.json") -> str:
+    """The name of a new file with a text in it."""
+    (folder / name).write_text(text, encoding="utf-8")
+    return name
+
+
+def test_an_endpoint_of_the_scripts_own_answers_with_the_file_that_is_named_for_it(
+    with_lab: Script, tmp_path: Path
+) -> None:
+    file = with_file(tmp_path, RESULTS)
+    done = sandbox(tmp_path, f"--answer=results={file}", with_lab(FETCH_RESULTS))
+    wanted = {"values": [1.5, None], "unité": "mmol/L"}
+    assert done.stdout == f"{[wanted] * 2} {wanted}\n", done.stderr
+    assert re.search(r"(?m)^  results +3$", done.stderr)
+    assert "no such endpoint" not in done.stderr
+
+
+def test_an_answer_of_the_scripts_own_takes_the_place_of_a_simulated_one_and_of_no_other(
+    script: Script, tmp_path: Path
+) -> None:
+    file = with_file(tmp_path, '[{"id": "1", "name": "mine"}]')
+    path = script(
+        """
+        print(get_all_organizations())
+        print(get_statistics("1"))
+        """,
+        edits={'"record_by_patient": "/api/records/byPatient"': '"records": "/api/inclusions"'},
+    )
+    done = sandbox(tmp_path, "--answer", f"organizations={file}", "--answer", f"records={file}", path)
+    assert done.stdout == "[{'id': '1', 'name': 'mine'}]\n", done.stderr
+    assert "my_script: failed: get_statistics: HTTP 404" in done.stderr, "no centre of the study"
+
+
+def test_an_answer_of_the_scripts_own_is_for_those_who_have_a_token(with_lab: Script, tmp_path: Path) -> None:
+    path = with_lab("print(httpx.get(url_of('LAB', 'results')).status_code)")
+    assert sandbox(tmp_path, f"--answer=results={with_file(tmp_path, '[]')}", path).stdout == "401\n"
+
+
+def test_a_platform_that_stays_answers_with_the_file_as_well(
+    staying: Callable[..., subprocess.Popen[str]], script: Script, tmp_path: Path
+) -> None:
+    path = script("print(get_all_organizations())")
+    staying("--answer", f"organizations={with_file(tmp_path, '[7]')}")
+    done = shell(f". ./variables.sh; {shlex.quote(sys.executable)} {path.name}", tmp_path, environment_for(None))
+    assert done.stdout == "[7]\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ("results", "write NAME=FILE.json, not 'results'"),
+        ("=results.json", "write NAME=FILE.json, not '=results.json'"),
+        ("results=none.json", "none.json cannot be read (No such file or directory)"),
+        ("results=results.json", "results.json is not JSON (Expecting value: line 1 column 1 (char 0))"),
+        ("sites=sites.json", "my_script.py has no endpoint 'sites' in MICROSERVICES"),
+    ],
+)
+def test_an_answer_that_cannot_be_given_is_refused_in_one_line(
+    answer: str, problem: str, with_lab: Script, tmp_path: Path
+) -> None:
+    with_file(tmp_path, "<html>")
+    with_file(tmp_path, "[]", "sites.json")
+    done = sandbox(tmp_path, f"--answer={answer}", with_lab("print('never here')"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"sandbox.py: .*--answer[^\n]*: {re.escape(problem)}[^\n]*\n", done.stderr), done.stderr
 
 
 def test_a_service_whose_address_is_fixed_is_refused_with_the_line_to_change(with_lab: Script, tmp_path: Path) -> None:
@@ -232,7 +321,7 @@ def test_the_session_of_one_service_does_not_open_another(with_lab: Script, tmp_
     path = with_lab(
         """
         headers = {"Authorization": f"Bearer {tokens['LAB']['access_token']}"}
-        print(get_httpx_client().get(url_of("RC", "organizations"), headers=headers).status_code)
+        print(httpx.get(url_of("RC", "organizations"), headers=headers).status_code)
         """
     )
     assert sandbox(tmp_path, path).stdout == "401\n"
@@ -378,28 +467,38 @@ def test_a_caller_that_is_gone_before_its_answer_leaves_no_trace(capfd: pytest.C
 
 @posix
 def test_a_script_that_is_killed_ends_the_sandbox_as_a_shell_would_say_it(script: Script, tmp_path: Path) -> None:
-    path = script("main_thread_pool.submit(get_all_organizations).result()\nos.kill(os.getpid(), signal.SIGKILL)")
+    path = script("main_thread_pool.submit(get_all_organizations).result()\nos.kill(os.getpid(), 9)")
     done = sandbox(tmp_path, path)
     assert done.returncode == 128 + signal.SIGKILL
     assert "what the platform saw" in done.stderr
+    assert done.stderr.endswith(
+        "Sandbox: the script was killed by SIGKILL\nSandbox: the log is my_script.sandbox/my_script.log\n"
+    )
     assert "Traceback" not in done.stderr
 
 
 # What must not be committed
 
-NEVER_COMMITTED = [
-    *("patients.jsonl", "statistics.json", "endobest.env", "patients.xlsx", "patients.parquet", "inclusions.png"),
-    *("my_script.log", "my_script.log.1", "centres.csv", "my_script.sandbox/made.txt", "my_script.platform.txt"),
-]
+KINDS = "csv db env feather har json jsonl lock log log.1 ods parquet part pdf pkl png sandbox/made.txt sqlite svg tsv"
+NEVER_COMMITTED = [f"any.{kind}" for kind in [*KINDS.split(), "xls", "xlsx", "zip", "platform.txt"]]
 
 
-def test_git_leaves_out_what_scripts_and_recipes_write(tmp_path: Path) -> None:
-    recipes = re.findall(r"""open\(\s*"([^"]+)", "[wax]""", "".join(blocks("python")))
-    assert "patients.jsonl" in recipes
+def test_git_leaves_out_every_kind_of_file_that_scripts_and_recipes_write(tmp_path: Path) -> None:
+    recipes = [file.read_text(encoding="utf-8") for file in (TOP / "tests" / "recipes").glob("*.py")]
+    writing = r"""(?:open|Path)\(\s*"([^"\n]+)"(?:, "[wax]|\)\.write)"""
+    written = re.findall(writing, "".join([*blocks("python"), *recipes]))
+    assert written, "no recipe writes a file"
     (tmp_path / ".gitignore").write_bytes((TOP / ".gitignore").read_bytes())
-    (tmp_path / "my_script.sandbox").mkdir()
-    for name in {*NEVER_COMMITTED, *recipes, "my_script.py", "requirements.txt"}:
+    (tmp_path / "any.sandbox").mkdir()
+    for name in {*NEVER_COMMITTED, *written, "my_script.py", "requirements.txt", "README.md"}:
         (tmp_path / name).touch()
     git(tmp_path, "init", "--quiet")
     seen = git(tmp_path, "ls-files", "--others", "--exclude-standard").split()
-    assert seen == [".gitignore", "my_script.py", "requirements.txt"]
+    assert seen == [".gitignore", "README.md", "my_script.py", "requirements.txt"]
+
+
+@pytest.mark.skipif(not (TOP / ".git").exists(), reason="only a clone has a history")
+def test_git_leaves_out_nothing_that_belongs_to_the_repository_and_no_kind_is_named_twice() -> None:
+    lines = (TOP / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert len(set(lines)) == len(lines)
+    assert git(TOP, "ls-files", "--cached", "--ignored", "--exclude-standard") == ""

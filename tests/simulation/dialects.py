@@ -10,6 +10,17 @@ CLOCK_AHEAD = 300  # seconds
 PAGE_CAP = 10  # inclusions
 RATE_LIMIT = 100  # calls per second
 MOVED = {"organizations": "/api/v2/organizations"}
+MOVED_ALL = {
+    "login": "/auth/v2/sign-in",
+    "config_token": "/auth/v2/service-token",
+    "refresh_token": "/auth/v2/renew",
+    "organizations": "/v2/centres",
+    "statistics": "/v2/centres/counts",
+    "search_inclusions": "/v2/inclusions/find",
+    "record_by_patient": "/v2/patients/record",
+    "surveys": "/v2/questionnaires",
+    "request_by_tube": "/v2/laboratory/tubes/{tube}",
+}
 RENAMED = {"access_token": "accessToken", "refresh_token": "refreshToken", "userId": "user_id"}
 
 
@@ -75,6 +86,21 @@ def total_of_page(answer: Answer) -> Answer:
     if answer.endpoint != "search_inclusions" or answer.status != 200:
         return answer
     return replace(answer, body={**answer.body, "total": len(answer.body["data"])})
+
+
+def in_content(answer: Answer) -> Answer:
+    """The list of a page has another name."""
+    if answer.endpoint != "search_inclusions" or answer.status != 200:
+        return answer
+    return replace(answer, body={"content": answer.body["data"], "total": answer.body["total"]})
+
+
+def by_subject(answer: Answer) -> Answer:
+    """An inclusion calls its patient's id otherwise."""
+    if answer.endpoint != "search_inclusions" or answer.status != 200:
+        return answer
+    rows = [{"subjectId" if key == "patientId" else key: row[key] for key in row} for row in answer.body["data"]]
+    return replace(answer, body={**answer.body, "data": rows})
 
 
 def cut(answer: Answer) -> Answer:
@@ -144,6 +170,11 @@ def move_endpoints(platform: Any) -> None:
     platform.moved.update(MOVED)
 
 
+def move_all_endpoints(platform: Any) -> None:
+    """No endpoint has the path that is assumed."""
+    platform.moved.update(MOVED_ALL)
+
+
 DIALECTS = {
     "token-names": Dialect("tokens are called accessToken, refreshToken, user_id", spoken=renamed),
     "token-nested": Dialect("token answers are nested in data", spoken=nested),
@@ -155,6 +186,8 @@ DIALECTS = {
     "pages-cut": Dialect(f"at most {PAGE_CAP} inclusions on a page, the others on none", spoken=cut),
     "total-of-page": Dialect("total counts the page alone", spoken=total_of_page),
     "total-missing": Dialect("no total", spoken=without("total", "search_inclusions")),
+    "page-content": Dialect("the list of a page is in content", spoken=in_content),
+    "page-ids": Dialect("inclusions have subjectId in place of patientId", spoken=by_subject),
     "list-wrapped": Dialect("every list is wrapped in an object", spoken=wrapped),
     "refresh-kept": Dialect("a refresh gives the same refresh token again", keep_refresh_tokens),
     "refresh-omitted": Dialect(
@@ -165,4 +198,5 @@ DIALECTS = {
     "rate-limit": Dialect(f"{RATE_LIMIT} calls per second, told in headers", limit_rate),
     "jwt": Dialect("access tokens are JWTs", issue_jwts),
     "moved": Dialect("the path of the centres is another", move_endpoints),
+    "moved-all": Dialect("every path is another", move_all_endpoints),
 }

@@ -102,8 +102,9 @@ async def create(platform: Platform, request: Request) -> Response:
 
 
 async def echo(platform: Platform, request: Request) -> Response:
-    """Return the number that was sent, as cheaply as can be."""
-    return JSONResponse({"n": request.path_params["n"]})
+    """Return the number that was sent, as cheaply as can be, and the query string, if there is one."""
+    query = {"query": request.url.query} if request.url.query else {}
+    return JSONResponse({"n": request.path_params["n"], **query})
 
 
 async def unknown(platform: Platform, request: Request) -> Response:
@@ -117,6 +118,16 @@ def require_token(platform: Platform, service: str, request: Request) -> None:
     """Refuse a call without a valid access token of this very service."""
     if not platform.sessions[service].accepts(_bearer(request)):
         raise HTTPException(401, "a valid access token is required")
+    if platform.conditions.denied:
+        asked = {request.query_params.get("patient"), str(request.path_params.get("n"))}
+        if asked & set(platform.conditions.denied):
+            raise HTTPException(401, "this is not for you")
+
+
+def refuse_cookies(platform: Platform, request: Request) -> None:
+    """Refuse a call that sends a cookie, as one whose session has ended, however good its token is."""
+    if platform.conditions.cookies and request.cookies:
+        raise HTTPException(401, "this session has ended")
 
 
 def _bearer(request: Request) -> str:

@@ -51,6 +51,40 @@ class Truncated(Response):
         await disconnected(receive)
 
 
+class Twice:
+    """An answer and its copy: in one packet, or the copy so many seconds later."""
+
+    def __init__(self, answer: Response, seconds: float) -> None:
+        self.answer = answer
+        self.seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Collect what uvicorn writes, then write it twice."""
+        transport, written = transport_of(send), _Written()
+        send.__self__.transport = written  # type: ignore[attr-defined]
+        await self.answer(scope, receive, send)
+        if self.seconds == 0:
+            transport.write(2 * written.data)
+            return
+        transport.write(written.data)
+        await asyncio.sleep(self.seconds)
+        if not transport.is_closing():
+            transport.write(written.data)
+
+
+class _Written:
+    """Stands in for a transport, and keeps what is written to it."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def close(self) -> None:
+        """The client wants no more; so does the copy's."""
+
+
 class Trickling(Response):
     """An answer whose body comes a byte at a time."""
 
@@ -91,6 +125,8 @@ def refusal(fault: str) -> Response:
     """Return the answer to a call that is not carried out."""
     if fault == "reset":
         return Reset()
+    if fault == "empty":
+        return Response(b"", media_type="application/json")
     status = int(fault[:3])
     retry_after = {"Retry-After": "1"} if fault in ("503-retry-after", "429") else {}
     return error(status, "simulated fault", **retry_after)

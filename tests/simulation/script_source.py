@@ -17,6 +17,7 @@ class Facts(NamedTuple):
     services: list[str]
     variables: dict[str, str]  # environment variable -> service whose address it sets
     fixed: dict[str, int]  # service whose address no variable sets -> line where that address stands
+    endpoints: list[tuple[str, str, str]]  # name, service, path without its query
 
 
 def read(script: Path) -> Facts:
@@ -29,6 +30,7 @@ def read(script: Path) -> Facts:
         list(services),
         {variable: name for name, address in addresses.items() for variable in _variables(address)},
         {name: address.lineno for name, address in addresses.items() if address and _leads_out(address)},
+        [endpoint for name, entry in services.items() for endpoint in _endpoints(name, entry)],
     )
 
 
@@ -53,6 +55,12 @@ def _entries(value: ast.expr | None) -> dict[str, ast.expr]:
     """Return the entries of a dict that is written out, those whose keys are texts."""
     pairs = zip(value.keys, value.values, strict=True) if isinstance(value, ast.Dict) else ()
     return {key.value: entry for key, entry in pairs if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+
+
+def _endpoints(service: str, entry: ast.expr) -> Iterator[tuple[str, str, str]]:
+    for name, path in _entries(_entries(entry).get("endpoints")).items():
+        if isinstance(path, ast.Constant) and isinstance(path.value, str):
+            yield name, service, path.value.split("?")[0].lstrip("/")
 
 
 def _number(value: ast.expr | None) -> int | None:

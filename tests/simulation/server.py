@@ -30,30 +30,55 @@ THREADS = "20"  # offered to a script whose user has not set EB_THREADS
 
 def add_options(parser: argparse.ArgumentParser, latency: float = 0.0) -> None:
     """Add the options of the simulated platform to a parser; `latency` is the default of --latency."""
-    add = parser.add_argument_group("simulated platform").add_argument
-    add("--centres", type=_number(int, 1), default=100, metavar="N", help="default: %(default)s")
-    add("--patients", type=_number(int, 0), default=2500, metavar="N", help="default: %(default)s")
-    add("--seed", type=int, default=2022, metavar="N", help="of data and faults; default: %(default)s")
-    add("--latency", type=_number(float, 0), default=latency, metavar="SECONDS", help="per call; default: %(default)s")
-    add("--token-lifetime", type=_number(float, 0), default=300.0, metavar="SECONDS", help="RC and GDD; default: 300")
-    add("--iam-token-lifetime", type=_number(float, 0), default=300.0, metavar="SECONDS", help="default: 300")
-    add("--faults", type=rate, default=0.0, metavar="RATE", help="share of faulty calls, 0 to 1, all kinds evenly")
-    add("--fault", type=kind_and_rate, action="append", default=[], metavar="KIND=RATE", help=", ".join(KINDS))
-    add("--slow", type=_number(float, 0), default=1.0, metavar="SECONDS", help="delay by the fault slow; default: 1")
-    add("--failing", type=_number(int, 0), default=0, metavar="N", help="patients whose record answers 500 for good")
-    add(
-        "--service",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="one more service: sessions, and 404 for the rest",
-    )
+    add = parser.add_argument_group("the simulated platform").add_argument
+    add("--centres", type=_number(int, 1), default=100, metavar="N", help="how many centres there are (%(default)s)")
+    add("--patients", type=_number(int, 0), default=2500, metavar="N", help="how many patients (%(default)s)")
+    add("--seed", type=int, default=2022, metavar="N", help="another seed gives other data and faults (%(default)s)")
+    seconds = {"type": _number(float, 0), "metavar": "SECONDS"}
+    add("--latency", **seconds, default=latency, help="how long each call takes (%(default)s)")
+    add("--token-lifetime", **seconds, default=300.0, help="until a token of RC or GDD expires (%(default)s)")
+    add("--iam-token-lifetime", **seconds, default=300.0, help="until a token of IAM expires (%(default)s)")
+    add("--faults", type=rate, default=0.0, metavar="RATE", help="share of calls that go wrong, 0 to 1, in all ways")
+    kinds = f"share of calls that go wrong in one way: {', '.join(KINDS)}"
+    add("--fault", type=kind_and_rate, action="append", default=[], metavar="KIND=RATE", help=kinds)
+    add("--slow", **seconds, default=1.0, help="how much longer a call takes that the fault slow strikes (%(default)s)")
+    add("--failing", type=_number(int, 0), default=0, metavar="N", help="patients whose record is always an error 500")
+    add("--answer", **_several("NAME=FILE.json", answer_from), help="what an endpoint of your own answers: this file")
+    add("--endpoint", **_several("NAME=SERVICE/PATH", place_of), help=argparse.SUPPRESS)  # where --answer is served
+    add("--service", **_several("NAME", str), help="one more service: it opens sessions, all else is an error 404")
     spoken = "; ".join(f"{name}: {dialect.what}" for name, dialect in DIALECTS.items())
-    add("--dialect", action="append", default=[], choices=DIALECTS, metavar="NAME", help=spoken)
-    add("--user", default="investigatrice@sandbox.example", metavar="NAME", help="default: %(default)s")
-    add("--password", default="Xq7-simulated-Zw3", help="default: %(default)s")
+    add("--dialect", **_several("NAME", str), choices=DIALECTS, help=f"what is unlike the assumed platform. {spoken}")
+    add("--user", default="investigatrice@sandbox.example", metavar="NAME", help="who may log in (%(default)s)")
+    add("--password", default="Xq7-simulated-Zw3", help="with which password (%(default)s)")
     add("--certfile", metavar="FILE", help="serve https with this certificate")
     add("--keyfile", metavar="FILE", help="the key of --certfile")
+
+
+def answer_from(text: str) -> tuple[str, bytes]:
+    """Read NAME=FILE.json from the command line: the name of an endpoint, and the JSON that it answers."""
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise argparse.ArgumentTypeError(f"write NAME=FILE.json, not {text!r}")
+    try:
+        body = Path(path).read_bytes()
+        json.loads(body)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{path} is not JSON ({error})") from None
+    return name, body
+
+
+def place_of(text: str) -> tuple[str, str, str]:
+    """Read NAME=SERVICE/PATH from the command line."""
+    name, _, place = text.partition("=")
+    service, _, path = place.partition("/")
+    return name, service, f"/{path}"
+
+
+def _several(metavar: str, kind: Callable[[str], object]) -> dict[str, Any]:
+    """Return what makes an option one that may be given more than once."""
+    return {"action": "append", "default": [], "metavar": metavar, "type": kind}
 
 
 def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -25,6 +25,7 @@ class Access:
     """One access token."""
 
     session: Session
+    issued_at: float
     expires_at: float
 
 
@@ -34,6 +35,7 @@ class Sessions:
     def __init__(self, lifetime: float) -> None:
         self.lifetime = lifetime
         self.rotates = True
+        self.settling = 0.0  # seconds in which a new access token is not known yet
         self.jwt = False
         self.issued: list[str] = []
         self.same_access = False
@@ -65,7 +67,7 @@ class Sessions:
         if access.expires_at <= time.monotonic():
             self.seen_expired.add(access_token)
             return False
-        return not access.session.refused
+        return not access.session.refused and access.issued_at + self.settling <= time.monotonic()
 
     def expire(self) -> None:
         """Let every access token run out now."""
@@ -100,7 +102,8 @@ class Sessions:
         if session.access_token and self.same_access:
             pair["access"] = session.access_token
         session.access_token, session.refresh_token = pair["access"], pair["refresh"]
-        self._access[pair["access"]] = Access(session, time.monotonic() + self.lifetime)
+        now = time.monotonic()
+        self._access[pair["access"]] = Access(session, now, now + self.lifetime)
         self._refresh[pair["refresh"]] = session
         self.issued += pair.values()
         return {f"{kind}_token": token for kind, token in pair.items()}

@@ -22,7 +22,7 @@ from json import JSONDecodeError
 import endpoints
 import uvicorn
 from faults import REFUSED
-from responses import error, refusal, spoiled, translated, transport_of
+from responses import Twice, error, refusal, spoiled, translated, transport_of
 from server import UNKNOWN, add_options, parse_options
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -70,10 +70,13 @@ class Call:
             except ClientDisconnect:  # a killed script waits for no answer
                 return
             response.headers["Date"] = formatdate(time.time() + self.platform.conditions.clock_ahead, usegmt=True)
-            await response(scope, receive, send)
+            copied_after = self.platform.conditions.send_twice.get(self.endpoint)
+            final = response if copied_after is None else Twice(response, copied_after)
+            await final(scope, receive, send)
 
     async def _response(self, request: Request) -> Response:
         conditions, seen = self.platform.conditions, self.platform.seen
+        seen.cookies += "cookie" in request.headers
         await asyncio.sleep(conditions.latency + (conditions.hold if self.is_data else 0))
         if self.platform.outage:
             seen.faults["outage"] += 1
@@ -85,6 +88,8 @@ class Call:
         ration = self.platform.ration()
         response = error(429, "too many calls") if "Retry-After" in ration else await self._carried_out(request)
         response.headers.update(ration)
+        if conditions.cookies:
+            response.set_cookie("session", "a-session-that-has-ended")
         seen.answers[str(response.status_code)] += 1
         return response
 
@@ -97,13 +102,14 @@ class Call:
         return spoiled(fault, response)
 
     async def _carried_out(self, request: Request) -> Response:
-        if self.endpoint in self.platform.answers:
-            return self.platform.answers[self.endpoint]
+        if fixed := self.platform.fixed_answer(self.endpoint):
+            return fixed
         response = await self._answer(request)
         return translated(self.platform.dialects, self.endpoint, self.is_data, response)
 
     async def _answer(self, request: Request) -> Response:
         try:
+            endpoints.refuse_cookies(self.platform, request)
             if self.is_data:
                 endpoints.require_token(self.platform, self.service, request)
             return await self.handler(self.platform, request)
@@ -111,13 +117,15 @@ class Call:
             return error(refused.status_code, refused.detail)
 
 
-def application(platform: Platform) -> Router:
+def application(platform: Platform, options: argparse.Namespace) -> Router:
     """Return the ASGI app; a bare router, because middleware would hide uvicorn's `send` from the calls."""
-    services = [Mount(f"/{service.lower()}", routes=_service(platform, service)) for service in platform.sessions]
+    bodies = dict(options.answer)
+    own = [(name, service, path, bodies[name]) for name, service, path in options.endpoint if name in bodies]
+    services = [Mount(f"/{name.lower()}", routes=_service(platform, name, own)) for name in platform.sessions]
     return Router([*services, Mount("/_sandbox", routes=_controls(platform))])
 
 
-def _service(platform: Platform, service: str) -> list[Route]:
+def _service(platform: Platform, service: str, own: list[tuple[str, str, str, bytes]]) -> list[Route]:
     tokens: list[tuple[str, str, str, Handler]] = [
         ("config_token", "POST", "/api/auth/config-token", partial(endpoints.config_token, service)),
         ("refresh_token", "POST", "/api/auth/refreshToken", partial(endpoints.refresh_token, service)),
@@ -129,7 +137,19 @@ def _service(platform: Platform, service: str) -> list[Route]:
         Route(platform.moved.get(key, path), Call(platform, service, key, do), methods=[method])
         for key, method, path, do in rows
     ]
-    return [*known, Route("/{path:path}", Call(platform, service, UNKNOWN, endpoints.unknown))]
+    answers = [(path, Call(platform, service, name, fixed(body))) for name, of, path, body in own if of == service]
+    exact = [Route(path, call) for path, call in answers]
+    longer = [Route(f"{path}/{{rest:path}}", call) for path, call in answers]
+    return [*exact, *known, *longer, Route("/{path:path}", Call(platform, service, UNKNOWN, endpoints.unknown))]
+
+
+def fixed(body: bytes) -> Handler:
+    """Return the handler of an endpoint that always answers the same JSON."""
+
+    async def answer(platform: Platform, request: Request) -> Response:
+        return Response(body, media_type="application/json")
+
+    return answer
 
 
 def _controls(platform: Platform) -> list[Route]:
@@ -163,7 +183,7 @@ def main() -> None:
     options = parse_options(parser)
     platform = Platform(options, ENDPOINTS)
     config = uvicorn.Config(
-        application(platform),
+        application(platform, options),
         http="httptools",
         loop="asyncio",
         lifespan="off",

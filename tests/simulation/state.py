@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import sys
 import time
 from argparse import Namespace
 from collections import Counter
@@ -41,6 +42,8 @@ class Seen:
     unknown: Counter[str] = field(default_factory=Counter)
     peak_concurrency: int = 0
     connections: int = 0
+    peak_connections: int = 0  # open at the same time
+    cookies: int = 0  # calls that sent some
 
 
 @dataclass
@@ -53,7 +56,7 @@ class Conditions:
     hold: float = 0.0
     slow: float = 1.0
     slow_refresh: float = 0.0
-    outage_kind: str = "503"
+    outage_kind: str = "503"  # or what else `refusal` makes, "empty" for a 200 without a body
     page_cap: int = 1_000_000
     first_page: int = 1
     one_session: bool = False
@@ -63,6 +66,9 @@ class Conditions:
     omit: tuple[str, ...] = ()  # fields that token answers lack
     user_id: str | int = "6f0c2f0e-0000-4000-8000-000000000001"
     clock_ahead: float = 0.0
+    cookies: bool = False  # each answer sets one, and whoever sends it back is refused
+    denied: tuple[str, ...] = ()  # patients, and numbers of echo, for whom each token is refused
+    send_twice: dict[str, float] = field(default_factory=dict)  # endpoint -> seconds after which the copy follows
 
 
 class Platform:
@@ -77,6 +83,7 @@ class Platform:
         self.conditions = Conditions(options.user, options.password, options.latency, slow=options.slow)
         self.faults = Faults(options.rates, options.seed)
         self.answers: dict[str, Response] = {}
+        self._answers_left: dict[str, int] = {}
         self.dialects = [DIALECTS[name] for name in options.dialect]
         self.moved: dict[str, str] = {}
         self._window = (0, 0)
@@ -91,6 +98,7 @@ class Platform:
             "expire": self._expire,
             "refuse_access": self._refuse_access,
             "renewals": self._set_renewals,
+            "settling": self._set_settling,
         }
         self._events: dict[str, Callable[[], None]] = {
             "revoke_refresh": self._revoke_refresh,
@@ -106,6 +114,17 @@ class Platform:
         """Tell whether the platform is down."""
         return time.monotonic() < self._outage_until
 
+    @property
+    def open_connections(self) -> int:
+        """Return how many connections that made a call are still open."""
+        return sum(not connection.is_closing() for connection in self._connections)
+
+    def fixed_answer(self, endpoint: str) -> Response | None:
+        """Return what an endpoint is to answer, whatever it is asked; None if nothing was set, or not for so often."""
+        left = self._answers_left.get(endpoint, 0)
+        self._answers_left[endpoint] = left - 1
+        return self.answers.get(endpoint) if left > 0 else None
+
     @contextmanager
     def counted(self, service: str, endpoint: str, connection: asyncio.Transport) -> Iterator[None]:
         """Count a call from its arrival to its answer."""
@@ -114,6 +133,7 @@ class Platform:
         if connection not in self._connections:
             self._connections.add(connection)
             self.seen.connections += 1
+            self.seen.peak_connections = max(self.seen.peak_connections, self.open_connections)
         self._in_flight += 1
         self.seen.peak_concurrency = max(self.seen.peak_concurrency, self._in_flight)
         try:
@@ -138,6 +158,7 @@ class Platform:
             **{item.name: getattr(self.seen, item.name) for item in fields(self.seen)},
             "refresh_tokens_reused": sum(each.reused for each in sessions),
             "expiries": sum(len(each.seen_expired) for each in sessions),
+            "open_connections": self.open_connections,
         }
 
     def tokens(self) -> list[str]:
@@ -168,6 +189,7 @@ class Platform:
         for endpoint, answer in answers.items():
             self.answers.pop(endpoint, None)
             if answer is not None:
+                self._answers_left[endpoint] = answer.get("times") or sys.maxsize
                 body = base64.b64decode(answer["body_base64"])
                 headers = {"Content-Type": answer["content_type"], **answer.get("headers", {})}
                 self.answers[endpoint] = Response(body, answer["status"], headers)
@@ -186,6 +208,10 @@ class Platform:
         for sessions in self.sessions.values():
             sessions.rotates = habits.get("rotates", True)
             sessions.same_access = habits.get("same_access", False)
+
+    def _set_settling(self, seconds: dict[str, float]) -> None:
+        for service, sessions in self.sessions.items():
+            sessions.settling = seconds.get(service, 0.0)
 
     def _revoke_refresh(self) -> None:
         for service in ("RC", "GDD"):
