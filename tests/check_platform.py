@@ -1,9 +1,11 @@
-"""Check what a real platform is like: python3 tests/check_platform.py [my_script.py].
+"""Check what a real platform is like: python3 tests/check_platform.py [--har session.har] [--apply] [my_script.py].
 
 Takes the services, addresses and endpoints of a copy of the template, by default of the template itself, and holds what
 the script assumes of the platform against what the platform does: some 60 calls, one at a time, that change nothing.
-Credentials come from EB_USER_NAME and EB_PASSWORD, or are asked for. What is printed, and written to
-my_script.platform.txt, holds names of fields, counts, kinds, status codes and durations: no value, no token.
+Credentials come from EB_USER_NAME and EB_PASSWORD, or are asked for. With --har nothing is called or asked: a browser's
+recording of a person's visit takes the place of the calls. With --apply what was found is written into my_script.py.
+What is printed, and written to my_script.platform.txt, holds names of fields, addresses, paths, client ids, counts,
+kinds, status codes and durations: no value, no token.
 
 Exit code: 0 all is as assumed, 1 something is not, 2 configuration.
 """
@@ -16,10 +18,13 @@ import getpass
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import urllib.parse
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -28,32 +33,118 @@ from environment import TESTS, environment_python, missing_package, stop
 
 if TYPE_CHECKING:
     from platform_check.httpx_in_use import httpx
+    from platform_check.judgements import Finding
+    from platform_check.observed import Observation
     from platform_check.script import Script
 
 TEMPLATE = TESTS.parent / "eb_script_template.py"
 FOR_COLLEAGUES = ".platform.txt"
+PROXY_FORM = "write http://user:password@host:port, with %23, %2F, %40, %3F for #, /, @ and ? in user and password"
 
 
 def main() -> int:
     """Check the platform of a script; the exit code."""
+    options = read_command_line()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a Windows pipe cannot take every name of a script
+    if not options.script.is_file():
+        stop(f"there is no script {options.script}")
+    if options.apply and options.script.resolve() == TEMPLATE.resolve():
+        stop("--apply changes a copy: name yours, as in check_platform.py --apply my_script.py")
+    if options.har:
+        return by_recording(options.har, options.script, options.apply)
+    if missing_package(options.script):
+        return subprocess.run([environment_python("simulation/requirements.txt"), *sys.argv]).returncode
+    return by_calls(options.script, options.apply)
+
+
+def read_command_line() -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=list_of_checks(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "script", nargs="?", type=Path, default=TEMPLATE, help="a copy of the template; default: itself"
-    )
-    path = parser.parse_args().script
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a Windows pipe cannot take every name of a script
-    if not path.is_file():
-        stop(f"there is no script {path}")
-    if missing_package(path):
-        return subprocess.run([environment_python("simulation/requirements.txt"), *sys.argv]).returncode
+    add = parser.add_argument
+    add("script", nargs="?", type=Path, default=TEMPLATE, help="a copy of the template; default: itself")
+    add("--har", type=Path, metavar="FILE", help="read what a browser recorded instead of calling the platform")
+    add("--apply", action="store_true", help="write what was found into the script; the script as it was is kept")
+    return parser.parse_args()
+
+
+def by_calls(path: Path, apply: bool) -> int:
+    """Find out by calls; the exit code."""
     script, module = loaded(path)
     check_addresses(script)
     user, password = credentials(module)
     with client() as connection:
-        return reported(script, user, password, connection)
+        return reported(script, user, password, connection, apply=apply)
+
+
+def by_recording(recording: Path, path: Path, apply: bool) -> int:
+    """Find out from a browser's recording, without a call; the exit code."""
+    from platform_check import har
+    from platform_check.observed import Observation
+
+    script = written(path)
+    try:
+        calls, passed = har.read(recording)
+    except har.Unreadable as problem:
+        stop(f"{recording.name} {problem}")
+    except OSError as error:
+        stop(f"{recording.name} cannot be read: {error.strerror}")
+    observation = Observation(script, calls)
+    if not observation.used:
+        stop(
+            f"{recording.name} has no call of {', '.join(script.services)} in it: "
+            "open the developer tools first, then log in and look around"
+        )
+    return told(script, recording, observation, passed, apply)
+
+
+def told(script: Script, recording: Path, observation: Observation, passed: Counter[str], apply: bool) -> int:
+    """Print and write what a recording tells; the exit code."""
+    from platform_check import table
+    from platform_check.judgements import DIFFERS
+
+    findings = list(observation.findings())
+    lines = [
+        f"Check for {script.path.name}: {', '.join(script.services)}; from what a browser recorded, without a call",
+        table.HEAD,
+        *map(table.row, findings),
+        *table.changes(findings, script),
+        "",
+        f"{table.closing(findings)}; {observation.used} calls of the platform",
+        *table.passed_over(passed, len(observation.calls) - observation.used),
+        *table.exports(observation.exports(), os.name == "nt"),
+    ]
+    print(*lines, sep="\n", flush=True)
+    write(Path(f"{script.path.stem}{FOR_COLLEAGUES}"), "\n".join(lines) + "\n")
+    if apply:
+        apply_to(script, findings)
+    delete = f'del "{recording}"' if os.name == "nt" else f"rm {shlex.quote(str(recording))}"
+    print("", f"The recording holds your password, tokens and patients. Delete it: {delete}", sep="\n")
+    return int(any(finding.verdict == DIFFERS for finding in findings))
+
+
+def apply_to(script: Script, findings: Sequence[Finding]) -> None:
+    """Write what was found into the script, and say what is left to a person."""
+    from platform_check import changes, table
+
+    every = dict.fromkeys(step for finding in findings for step in finding.changes)
+    edits = [(change, line) for change, line in every if isinstance(change, changes.Edit) and line]
+    left = edits
+    print()
+    if edits:
+        try:
+            kept, left = changes.apply(script.path, edits)
+        except changes.Unchangeable as problem:
+            stop(str(problem))
+        made = len(edits) - len(left)
+        places = "1 place" if made == 1 else f"{made} places"
+        print(f"Changed {script.path.name} in {places}, as said above; as it was: {kept.name}")
+    else:
+        print(f"Nothing to change in {script.path.name} by machine")
+    for line in table.left_to_you([step for step in every if step not in edits or step in left], script):
+        print(line)
 
 
 def list_of_checks() -> str:
@@ -72,10 +163,21 @@ def loaded(path: Path) -> tuple[Script, ModuleType]:
         services = module.MICROSERVICES
         urls = [(service["base_url"] + "", dict(service["endpoints"])) for service in services.values()]
         assert urls
-        return Script(path, path.read_text(encoding="utf-8"), services, module.MAX_THREADS), module
+        threads = module.MAX_THREADS, module.SUBTASKS_POOL_SIZE
+        return Script(path, path.read_text(encoding="utf-8-sig"), services, *threads), module
     except SystemExit as ended:
         stop(f"{path.name} ends with exit code {ended.code} when it is imported: keep its last two lines as they were")
     except Exception as error:
+        stop(f"{path.name} cannot be read as a copy of the template ({type(error).__name__}: {error})")
+
+
+def written(path: Path) -> Script:
+    """The script as it is written, which needs no package."""
+    from platform_check.script import read
+
+    try:
+        return read(path)
+    except (OSError, SyntaxError, ValueError, AttributeError) as error:
         stop(f"{path.name} cannot be read as a copy of the template ({type(error).__name__}: {error})")
 
 
@@ -132,16 +234,38 @@ def client() -> httpx.Client:
     """A client that trusts what the operating system trusts; it goes to this machine without a proxy."""
     from platform_check.httpx_in_use import httpx
 
+    check_proxies()
     try:
         context = httpx.create_ssl_context()
     except OSError as error:
         stop(f"SSL_CERT_FILE: {error}; name a file of CA certificates")
     context.load_default_certs()
-    return httpx.Client(verify=context, mounts={"http://": None})
+    try:
+        return httpx.Client(verify=context, mounts={"http://": None})
+    except Exception as error:  # its text may quote a password
+        stop(f"HTTPS_PROXY, ALL_PROXY or NO_PROXY cannot be used ({type(error).__name__}): {PROXY_FORM}")
+
+
+def check_proxies() -> None:
+    """Stop if a proxy's address is none, without a word of it: a password with a raw # or / would be read as a port."""
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        value = os.environ.get(name, "")
+        try:
+            parts = urllib.parse.urlsplit(value if "://" in value else f"http://{value}")
+            sound = parts.port != 0 and parts.hostname and not parts.query and not parts.fragment
+        except ValueError:
+            sound = False
+        if value and (not sound or parts.path.strip("/") or parts.netloc.count("@") > 1):
+            stop(f"{name} is no address of a proxy: {PROXY_FORM}")
 
 
 def reported(
-    script: Script, user: str, password: str, connection: httpx.Client, sleep: Callable[[float], None] = time.sleep
+    script: Script,
+    user: str,
+    password: str,
+    connection: httpx.Client,
+    sleep: Callable[[float], None] = time.sleep,
+    apply: bool = False,
 ) -> int:
     """Run the check, print its table as it grows, write it to a file; the exit code."""
     from platform_check import table
@@ -162,8 +286,10 @@ def reported(
     for finding in Check(script, user, password, prober).findings():
         findings.append(finding)
         say(table.row(finding))
-    say(*table.changes(findings, script), "", table.closing(findings, prober.calls))
+    say(*table.changes(findings, script), "", f"{table.closing(findings)}; {prober.calls} calls")
     write(Path(f"{script.path.stem}{FOR_COLLEAGUES}"), "\n".join(lines) + "\n")
+    if apply:
+        apply_to(script, findings)
     return int(prober.cut_short or any(finding.verdict == DIFFERS for finding in findings))
 
 

@@ -24,8 +24,11 @@ def moved(text: str) -> str:
 
 
 def copy_moved(source: str, target: str) -> None:
-    """Copy a file, moved."""
-    Path(target).write_bytes(moved(Path(source).read_bytes().decode("utf-8")).encode("utf-8"))
+    """Copy a file, moved; what is compressed names no package."""
+    content = Path(source).read_bytes()
+    if not source.endswith(".gz"):
+        content = moved(content.decode("utf-8")).encode("utf-8")
+    Path(target).write_bytes(content)
 
 
 def moved_repository() -> Path:

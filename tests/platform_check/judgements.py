@@ -11,14 +11,20 @@ from statistics import median
 from typing import Any
 
 from platform_check import shape
+from platform_check.changes import Edit
 from platform_check.script import Script, literals
 from platform_check.shape import Path, Seen
 
-OK, DIFFERS, NOT_TRIED = "ok", "DIFFERS", "not tried"
+OK, DIFFERS, NOT_TRIED, NOT_SEEN = "ok", "DIFFERS", "not tried", "not seen"
 ASK = "ask the platform's operator, or look in your browser while you use the platform (F12, Network)"
 FEW_DAYS, MUCH_SKEW = 14, 30  # days of a certificate, seconds of a clock
 USUAL_LATENCY = 0.1  # seconds; nearer ones are no measure of how fast a script calls
 DICT = dict[str, Any]
+FIREWALL = "a firewall or a portal answers in place of the platform: open its address in a browser on this machine"
+PROXY = (
+    "correct HTTPS_PROXY: its address, user and password (with %23, %2F, %40 for #, / and @ in them); "
+    "NO_PROXY names hosts to reach without it"
+)
 
 
 @dataclass(frozen=True)
@@ -66,16 +72,25 @@ def about(app: str, kind: str, assumed: str, endpoint: str = "") -> About:
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the table; `change` says what to do where it differs, `line` where in the script (0: nowhere)."""
+    """A line of the table; `change` says what to do where it differs, `line` where in the script (0: nowhere).
+
+    `also` has what is to be changed on other lines.
+    """
 
     about: About
     seen: str
     verdict: str = OK
-    change: str = ""
+    change: str | Edit = ""
     line: int = 0
+    also: tuple[tuple[str | Edit, int], ...] = ()
+
+    @property
+    def changes(self) -> tuple[tuple[str | Edit, int], ...]:
+        """All that is to be done, with the line of each."""
+        return ((self.change, self.line), *self.also) if self.change else ()
 
 
-def differs(about: About, seen: str, change: str, line: int = 0) -> Finding:
+def differs(about: About, seen: str, change: str | Edit, line: int = 0) -> Finding:
     """A line of the table that needs somebody's attention."""
     return Finding(about, seen, DIFFERS, change, line)
 
@@ -85,29 +100,35 @@ def not_tried(about: About, why: str) -> Finding:
     return Finding(about, why, NOT_TRIED)
 
 
-def write(new: str, old: str) -> str:
+def write(new: str, old: str) -> str | Edit:
     """What to write on a line; `old` is what stands there."""
-    return f"write `{new}` for `{old}`" if old else f"write `{new}`"
+    return Edit(new, old) if old else f"write `{new}`"
 
 
 def unless_made(finding: Finding, made: bool) -> Finding:
     """The same as a good line if the script reads it so already."""
     if not made or finding.verdict != DIFFERS:
         return finding
-    return replace(finding, verdict=OK, seen=f"{finding.seen}; the script knows (line {finding.line})", change="")
+    return replace(
+        finding, verdict=OK, seen=f"{finding.seen}; the script knows (line {finding.line})", change="", also=()
+    )
 
 
 def address(app: str, seen: Seen, script: Script) -> Finding:
     """Whether a service's address leads to a server that we can trust."""
     this, line = about(app, "address", "answers, certificate trusted"), script.setting(app, "base_url")
+    if seen.proxy:
+        return differs(this, seen.failure, f"{PROXY} ({seen.proxy})")
     if seen.failure:
         return differs(this, seen.failure, f"correct EB_{app}_URL, or the base_url", line)
     issuer, days = seen.certificate or ("", math.inf)
-    words = f"{seen} without a token" + (f", certificate of {issuer}, {days:.0f} days left" if issuer else "")
+    leads = f", leads to {seen.leads_to}" if seen.leads_to else ""
+    words = f"{seen} without a token{leads}"
+    words += f", certificate of {issuer}, {days:.0f} days left" if issuer else ""
     if days < FEW_DAYS:
         return differs(this, words, "tell the platform's operator that its certificate runs out")
     if seen.status in (407, 511):
-        return differs(this, words, "something between you and the platform asks for a login: see HTTPS_PROXY")
+        return differs(this, words, f"something between you and the platform asks for a login: {PROXY}")
     return Finding(this, words)
 
 
@@ -137,7 +158,9 @@ def token_answer(
 def described(seen: Seen) -> str:
     """Status and kind of an answer that should have been another."""
     if seen.status // 100 == 3:
-        return f"{seen}, sent elsewhere"
+        return f"{seen}, sent to {seen.leads_to}"
+    if seen.html:
+        return f"{seen}, a web page"
     if seen.failure or (seen.body is shape.NO_JSON and seen.status // 100 != 2):
         return str(seen)
     return f"{seen}, {shape.kind(seen.body)}"
@@ -145,24 +168,32 @@ def described(seen: Seen) -> str:
 
 def refusal_remedy(app: str, endpoint: str, seen: Seen, script: Script) -> tuple[str, int]:
     """What to do about a token call that did not give JSON, and the line."""
-    if seen.failure:
-        return f"see {app} address", script.setting(app, "base_url")
+    line = script.setting(app, endpoint)
+    if seen.failure or seen.status == 407:
+        return f"see {app} address", 0 if seen.proxy else script.setting(app, "base_url")
     if seen.status // 100 == 3:
-        return f"correct EB_{app}_URL or the path: the platform sends this call elsewhere", script.setting(
-            app, endpoint
-        )
-    if endpoint == "login" and seen.status in (401, 403):
-        return "check EB_USER_NAME and EB_PASSWORD (tried once, so that no account is locked)", 0
+        return f"correct EB_{app}_URL or the path: this call is sent to {seen.leads_to}", line
     if seen.status in (429, 500, 502, 503, 504):
         return "the platform is busy or down: run the check again later", 0
+    if seen.html:
+        return f"{FIREWALL}; else correct EB_{app}_URL or the path", line
+    if endpoint == "login" and seen.status == 401:
+        return "check EB_USER_NAME and EB_PASSWORD (tried once, so that no account is locked)", 0
+    if endpoint == "login" and seen.status == 403:
+        return (
+            "the platform lets this user not in: ask its operator for the rights, or whether the account is locked",
+            0,
+        )
     if endpoint == "config_token" and seen.status in (400, 401, 403, 422):
         return f"correct the app_id of {app}: {ASK}", script.setting(app, "app_id")
-    if endpoint != "refresh_token" and seen.status in (400, 422):
+    if endpoint == "refresh_token" and seen.status in (400, 401, 403, 422):
+        return "nothing to change: the script logs in again instead; the password has nothing to do with it", 0
+    if seen.status in (400, 422):
         return f"send other fields: {ASK}", script.call(endpoint)[0]
-    return f"correct the path: {ASK}", script.setting(app, endpoint)
+    return f"correct the path: {ASK}", line
 
 
-def reading(paths: Mapping[str, Path], reads: str) -> str:
+def reading(paths: Mapping[str, Path], reads: str) -> str | Edit:
     """What to write where an answer is read, so that the script finds the fields under its own names."""
     parents = {path[:-1] for path in paths.values()}
     if len(parents) != 1:
@@ -214,6 +245,23 @@ def wrapped(finding: Finding, endpoint: str, wanted: type, seen: Seen, script: S
     )
 
 
+def names_what_was_asked(app: str, endpoint: str, seen: Seen, asked: str, script: Script) -> list[Finding]:
+    """Whether an answer names the one that was asked for, under the name that the script looks for, if it does."""
+    required = script.required_id(endpoint)
+    if required is None or not asked or not isinstance(seen.body, dict) or not seen.good:
+        return []
+    line, key, written = required
+    this = about(app, "data", f"the answer has what was asked for as {key}", endpoint)
+    if str(seen.body.get(key)) == asked:
+        return [Finding(this, "it has")]
+    other = next((name for name, value in seen.body.items() if str(value) == asked and shape.is_name(name)), None)
+    if other:
+        return [differs(this, f"it is {other}", write(f'"{other}"', written), line)]
+    return [
+        differs(this, "nothing at its top says it", "the answer does not say whose it is: take require_id away", line)
+    ]
+
+
 def wrong_token(app: str, seen: Seen, good: Seen, script: Script) -> Finding:
     """How a data call with a wrong token is answered: the script renews its token on what it knows as a dead one."""
     this = about(app, "wrong token", "401")
@@ -244,18 +292,21 @@ def error_inside(this: About, seen: Seen, hint: str, script: Script) -> tuple[Fi
     """An error that calls itself a success, and whether the script looks for it."""
     line, function, raising = script.error_raising()
     condition = f'isinstance(response.json(), dict) and "{hint}" in response.json()'
-    change = f"write `response.status_code = 401 if {condition} else response.status_code` above `{raising}`"
+    new = f"response.status_code = 401 if {condition} else response.status_code"
+    change = Edit(new, raising, above=True) if raising else f"take this answer for a 401: `{new}`"
     finding = differs(this, f"{described(seen)}: an error that looks like data", change, line)
-    return finding, hint in literals(function)
+    return finding, {hint, 401} <= literals(function)
 
 
-def after_refresh(app: str, before: str, after: str | None, new: Seen, old: Seen) -> Finding:
+def after_refresh(app: str, before: str, after: str | None, new: Seen | None, old: Seen | None) -> Finding:
     """What one refresh did: refresh tokens before and after it, data calls with the new and the old access token."""
     this = about(app, "after refresh", "other tokens, good ones")
     words = "no refresh token in the answer" if after is None else "the same refresh token"
     rotates = after not in (None, before)
-    words = f"{'another refresh token' if rotates else words}; new access token {new}, old one {old}"
-    if not new.good:
+    words = "another refresh token" if rotates else words
+    words += f"; new access token {new}" if new else ""
+    words += f", old one {old}" if old else ""
+    if new and not new.good:
         return differs(this, words, "tell the platform's operator; the script logs in again instead")
     if not rotates:
         return differs(this, words, "nothing to change: the script goes on with the old refresh token")
@@ -280,6 +331,25 @@ def second_session(app: str, seen: Seen, script: Script) -> Finding:
     return differs(this, words, change, script.constant("DEFAULT_USER_NAME"))
 
 
+NO_ANSWER = Seen()
+
+
+@dataclass(frozen=True)
+class PageFacts:
+    """What the pages of one centre tell, whoever asked for them; 0 or None is what could not be seen."""
+
+    page: Seen  # one of them
+    first: int | None = None  # number of the first page
+    same: bool = False  # whether pages of different numbers are the same
+    asked: int = 0  # for the largest page
+    large: Seen = NO_ANSWER  # the answer to that
+    capped: int | None = None  # rows on a page that should have more
+    limit_ignored: int = 0  # rows on a page that should have fewer
+    limit: int = 1  # of the page that `whole` stands on
+    whole: int | None = None  # its `total`
+    known: int = 0  # how many inclusions there are at least
+
+
 @dataclass(frozen=True)
 class Pages:
     """The pages of one centre: three of one inclusion each, numbers 0 to 2, and one as large as the script asks."""
@@ -301,6 +371,22 @@ class Pages:
             return None
         return 0 if zero and zero != one else 1
 
+    def facts(self, asked: int) -> PageFacts:
+        """What they tell, if so many rows were asked for on the large one."""
+        _, one, two, large = self.items
+        whole, got = total_of(self.small[1]), len(large)
+        return PageFacts(
+            page=self.small[1],
+            first=self.first,
+            same=bool(one) and one == two,
+            asked=asked,
+            large=self.large,
+            capped=got if whole is not None and got < min(whole, asked) else None,
+            limit_ignored=len(one) if len(one) > 1 else 0,
+            whole=whole,
+            known=max(*map(len, self.items), 2 if two else 0),
+        )
+
 
 def inclusions_in(body: Any) -> list[Any]:
     """The list of a page, wherever it is."""
@@ -309,80 +395,89 @@ def inclusions_in(body: Any) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def paging(pages: Pages, script: Script) -> Sequence[Finding]:
+def paging(facts: PageFacts, script: Script) -> Sequence[Finding]:
     """All that the pages of a centre tell."""
-    if not pages.small[1].good:
-        return [not_tried(About("RC paging"), described(pages.small[1]))]
-    return [
-        page_fields(pages.small[1], script),
-        first_page(pages, script),
-        page_size(pages, script),
-        total(pages, script),
-    ]
+    if not facts.page.good:
+        return [not_tried(About("RC paging"), described(facts.page))]
+    size, whole = page_size(facts, script), total(facts, script)
+    if isinstance(whole.change, Edit) and size.change:  # it has the size in it
+        size = replace(size, change=whole.change, line=whole.line)
+    return [*page_fields(facts.page, script), first_page(facts, script), size, whole]
 
 
-def page_fields(seen: Seen, script: Script) -> Finding:
+def page_fields(seen: Seen, script: Script) -> list[Finding]:
     """Whether a page holds its list, and an inclusion its id, under the names that the script reads."""
+    line, key, written = script.key_of_rows()
     this = about("RC", "page", "list in data, of objects with patientId")
     path, items = shape.list_in(seen.body), inclusions_in(seen.body)
     if not items:
-        return not_tried(this, "the pages looked at are empty")
+        return [not_tried(this, "the pages looked at are empty")]
     words = f"list in {'.'.join(path or ()) or 'no object'}, {shape.kind(items[0])}"
-    if path != ("data",):
-        change = f"read {'.'.join(path or ()) or 'the answer itself'} where it says data"
-        made = bool(path) and all(script.first(key)[1] for key in path or ())
-        return unless_made(differs(this, words, change, script.first("data")[0]), made)
+    findings = [] if path == ("data",) else [page_list(this, words, path or (), script)]
     if not isinstance(items[0], dict) or "patientId" not in items[0]:
-        other = shape.id_name(items[0], "patientId") or "the name of the id"
-        return differs(this, words, f"read {other} for patientId in your main()")
-    return Finding(this, words)
+        other = shape.id_name(items[0], "patientId")
+        change = write(f'key="{other}"', written) if other else "say what tells one inclusion from another"
+        finding = differs(this, words, change, line)
+        in_main = f"read {other or 'the name of the id'} for patientId in your main()"
+        findings.append(unless_made(replace(finding, also=((in_main, 0),)), key == other))
+    return findings or [Finding(this, words)]
 
 
-def first_page(pages: Pages, script: Script) -> Finding:
+def page_list(this: About, words: str, path: Path, script: Script) -> Finding:
+    """A page whose list is elsewhere than in `data`."""
+    line, function, answer = script.answer_of("search_inclusions")
+    new = f'{{**(answer := {answer}), "data": answer{"".join(f"""["{key}"]""" for key in path)}}}'
+    if not path:
+        new = f'{{"data": {re.sub(r"dict(?=[,)])", "list", answer)}}}'
+    change = write(new, answer) if answer else f"read {'.'.join(path) or 'the answer itself'} where it says data"
+    return unless_made(differs(this, words, change, line), {*path, "data"} <= literals(function))
+
+
+def first_page(facts: PageFacts, script: Script) -> Finding:
     """Whether pages are counted as the script counts them."""
     line, assumed_first, sent = script.page()
     this = about("RC", "first page", f"number {assumed_first}")
-    zero, one, two, _ = pages.items
-    if one and one == two:
+    if facts.same:
         words = "page 1 and page 2 are the same: the number is not looked at"
         return differs(this, words, f"send the number under the name that the platform knows: {ASK}", line)
-    if pages.first is None or (assumed_first == 0 and not zero):
+    if facts.first is None:
         return not_tried(this, "no centre with several inclusions among those looked at")
-    if pages.first == assumed_first:
-        return Finding(this, f"number {pages.first}")
-    new = '"page": page' + (f" - {1 - pages.first}" if pages.first < 1 else "")
-    return differs(this, f"number {pages.first}", write(new, sent), line)
+    if facts.first == assumed_first:
+        return Finding(this, f"number {facts.first}")
+    new = '"page": page' + (f" - {1 - facts.first}" if facts.first < 1 else "")
+    return differs(this, f"number {facts.first}", write(new, sent), line)
 
 
-def page_size(pages: Pages, script: Script) -> Finding:
+def page_size(facts: PageFacts, script: Script) -> Finding:
     """Whether a page is as large as asked for."""
-    line, asked, written = script.page_size()
-    this = about("RC", "page size", f"as asked for, {asked}")
-    got, whole = len(pages.items[3]), total_of(pages.small[1])
-    if not pages.large.good:
-        words = f"{described(pages.large)} when {asked} are asked for"
-        return differs(this, words, write("100", written), line)
-    if whole is not None and got < min(whole, asked):
-        return differs(this, f"{got} of {whole} when {asked} are asked for", write(str(got), written), line)
-    if len(pages.items[1]) > 1:
-        words = f"{len(pages.items[1])} when 1 is asked for"
+    size, asked = script.page_size(), facts.asked
+    this, line = about("RC", "page size", f"as asked for, {size.number}"), size.line
+    if not facts.large.good:
+        words = f"{described(facts.large)} when {asked} are asked for"
+        return differs(this, words, write(*size.to(100)), line)
+    if facts.capped is not None:
+        words = f"{facts.capped} of {facts.whole or 'more'} when {asked} are asked for"
+        return unless_made(differs(this, words, write(*size.to(facts.capped)), line), size.number == facts.capped)
+    if facts.limit_ignored:
+        words = f"{facts.limit_ignored} when {facts.limit} is asked for"
         return differs(this, words, f"send the limit under the name that the platform knows: {ASK}", line)
-    return Finding(this, f"all {got} of the largest centre seen on one page of {asked}")
+    return Finding(
+        this, f"{len(inclusions_in(facts.large.body))} inclusions, none left out, when {asked} are asked for"
+    )
 
 
-def total(pages: Pages, script: Script) -> Finding:
+def total(facts: PageFacts, script: Script) -> Finding:
     """Whether `total` counts all pages."""
     this, (line, trusted) = about("RC", "total", "counts all pages"), script.total()
-    whole, got = total_of(pages.small[1]), max(len(items) for items in pages.items)
-    loop = "write get_all_inclusions anew: ask for page after page until one is empty, and leave total alone"
+    whole, known, anew = facts.whole, facts.known, script.until_empty(facts.capped or 0)
     if whole is None:
-        return unless_made(differs(this, "no total that is a number", loop, line), not trusted)
-    if whole < got or (whole <= 1 and any(pages.items[2])):
-        words = f"{whole} on a page of 1, where {max(got, 2)} or more inclusions exist"
-        return unless_made(differs(this, words, loop, line), not trusted)
-    if got <= 1:
+        return unless_made(differs(this, "no total that is a number", anew, line), not trusted)
+    if whole < known:
+        words = f"{whole} on a page of {facts.limit}, where {known} or more inclusions exist"
+        return unless_made(differs(this, words, anew, line), not trusted)
+    if known <= 1:
         return not_tried(this, "no centre with several inclusions among those looked at")
-    return Finding(this, f"{whole} on a page of 1, {got} inclusions seen")
+    return Finding(this, f"{whole} on a page of {facts.limit}, {known} inclusions seen")
 
 
 def total_of(seen: Seen) -> int | None:
@@ -413,18 +508,27 @@ def latency(calls: Sequence[Seen]) -> Finding:
 
 
 def rate_limit(calls: Sequence[Seen], refused: int, script: Script) -> Finding:
-    """Whether the platform counts calls, and how many threads that allows."""
-    this, line = about("", "rate limit", "none, or MAX_THREADS stays below it"), script.constant("MAX_THREADS")
+    """Whether the platform counts calls, and how many threads that allows; those of both pools may call at once."""
+    this = about("", "rate limit", "none, or more than both pools call")
     limited = [seen for seen in calls if shape.header_number(seen.headers, shape.LIMIT_HEADERS)]
     words = f"{refused} calls answered 429" if refused else "no 429, no header that tells of one"
     if not limited:
-        change = "set fewer threads"
-        return differs(this, words, change, line) if refused else Finding(this, words)
+        change = "set fewer threads, here and in SUBTASKS_POOL_SIZE"
+        return differs(this, words, change, script.constant("MAX_THREADS")) if refused else Finding(this, words)
     allowed, most, window = rate_of(limited)
     words = f"{most} calls each {shape.duration(window)} by its headers" + (f", {words}" if refused else "")
-    if script.max_threads <= allowed:
-        return Finding(this, f"{words}; MAX_THREADS is {script.max_threads}")
-    return differs(this, words, write(f"MAX_THREADS = {allowed}", f"MAX_THREADS = {script.max_threads}"), line)
+    threads = {"MAX_THREADS": script.max_threads, "SUBTASKS_POOL_SIZE": script.subtasks}
+    words += f"; {' + '.join(map(str, threads.values()))} threads"
+    if sum(threads.values()) <= allowed:
+        return Finding(this, words)
+    main = max(1, allowed * script.max_threads // sum(threads.values()))
+    fewer = {"MAX_THREADS": main, "SUBTASKS_POOL_SIZE": max(1, allowed - main)}
+    first, *others = (
+        (write(f"{name} = {fewer[name]}", f"{name} = {number}"), script.constant(name))
+        for name, number in threads.items()
+        if number != fewer[name]
+    )
+    return replace(differs(this, words, *first), also=tuple(others))
 
 
 def rate_of(limited: Sequence[Seen]) -> tuple[int, int, float]:
@@ -433,7 +537,7 @@ def rate_of(limited: Sequence[Seen]) -> tuple[int, int, float]:
     resets = [shape.header_number(seen.headers, shape.RESET_HEADERS) for seen in limited]
     window = float(max([reset for reset in resets if reset and reset < 1e6], default=60))  # more is a point in time
     each = max(USUAL_LATENCY, median(seen.seconds for seen in limited))
-    return max(1, int(most / window * each)), most, window
+    return max(2, int(most / window * each)), most, window  # one thread in each pool is the least
 
 
 def clock(calls: Sequence[Seen]) -> Finding:

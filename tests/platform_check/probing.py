@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import socket
 import ssl
 import sys
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import urllib.request
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from platform_check import judgements, shape
+from platform_check.assumed import KNOWN, SAMPLE, UNKNOWN
 from platform_check.httpx_in_use import httpx
 from platform_check.judgements import About, Finding, Pages, not_tried
 from platform_check.script import TOKEN_ENDPOINTS, Script
@@ -23,33 +26,17 @@ MOST_SECONDS = 90  # for all calls together; the last one may take a few more: t
 CALL_SECONDS = 20
 LONGEST_WAIT = 30  # seconds of a Retry-After that are waited for
 MOST_BYTES = 50_000_000
-SAMPLE = 10  # calls for the latency, and centres to choose the largest from
 FEW = 5  # records that are looked through for a tube
 WRONG = "wrong-token-of-the-check"
-
-
-@dataclass(frozen=True)
-class Call:
-    """How the template calls a data endpoint, and what it expects; `{}` stands for the id of what it `needs`."""
-
-    method: str = "GET"
-    needs: str = ""
-    kind: type | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    body: Mapping[str, str] = field(default_factory=dict)
-    suffix: str = ""
-
-
-# In an order in which one gives the ids for the next.
-KNOWN = {
-    "organizations": Call(kind=list),
-    "statistics": Call(needs="organization", kind=dict, params={"organization": "{}"}),
-    "search_inclusions": Call("POST", "organization", dict, {"limit": SAMPLE, "page": 1}, {"organization": "{}"}),
-    "record_by_patient": Call(needs="patient", kind=dict, params={"patient": "{}"}),
-    "surveys": Call("POST", "patient", list, body={"subject": "{}"}),
-    "request_by_tube": Call(needs="tube", kind=dict, suffix="/{}"),
+PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")  # in the order in which httpx reads them
+UNTRUSTED = "certificate not trusted: set SSL_CERT_FILE to the CA certificates of your organisation"
+CERTIFICATE = {  # by X509_V_ERR_… of OpenSSL, where another file of certificates does not help
+    9: "certificate not valid yet: look at the clock of this machine",
+    10: "certificate has run out: tell the platform's operator",
+    62: "certificate of another host: the address is wrong, or something stands between you and the platform",
+    64: "certificate of another host: the address is wrong, or something stands between you and the platform",
 }
-UNKNOWN = Call()
+NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL")
 
 
 class Prober:
@@ -94,7 +81,7 @@ class Prober:
         try:
             seen = self._exchange(method, url, headers, min(left, CALL_SECONDS), options)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-            seen = Seen(failure=failure(error, url))
+            seen = unanswered(error, url)
         self.seen.append(seen)
         return seen
 
@@ -109,9 +96,11 @@ class Prober:
                 if time.monotonic() > started + limit or size > MOST_BYTES:
                     return Seen(failure=f"answer not at its end after {shape.duration(limit)}, {size:,} bytes")
             stream = response.extensions.get("network_stream")
+            whole = b"".join(parts)
             return Seen(
                 status=response.status_code,
-                body=parsed(b"".join(parts)),
+                body=parsed(whole),
+                html=shape.is_web_page(whole, response.headers.get("Content-Type", "")),
                 headers={name.lower(): value for name, value in response.headers.items()},
                 seconds=time.monotonic() - started,
                 connection=stream.get_extra_info("client_addr") if stream else None,
@@ -128,23 +117,48 @@ def parsed(body: bytes) -> Any:
         return shape.NO_JSON
 
 
-def failure(error: Exception, url: str) -> str:
+def unanswered(error: Exception, url: str) -> Seen:
     """Why there was no answer, in words of our own: an exception's may repeat what was sent or answered."""
+    proxy, address = proxy_for(url)
+    if isinstance(error, httpx.ProxyError):
+        status = re.match(r"[1-5][0-9]{2}\b", str(error))
+        return Seen(failure=f"the proxy refuses{f' with HTTP {status[0]}' if status else ''}", proxy=proxy)
     if isinstance(error, httpx.TimeoutException):
-        return "no answer in time"
-    if is_untrusted(error):
-        return "certificate not trusted: set SSL_CERT_FILE to the CA certificates of your organisation"
+        return Seen(failure="no answer in time", proxy=proxy if isinstance(error, httpx.ConnectTimeout) else "")
     if isinstance(error, httpx.ConnectError):
-        return "connection refused or cut" if resolves(httpx.URL(url).host) else "name cannot be resolved"
-    return f"no sound answer ({type(error).__name__})"
+        return unconnected(error, address or url, proxy)
+    return Seen(failure=f"no sound answer ({type(error).__name__})")
 
 
-def is_untrusted(error: Exception) -> bool:
-    """Whether a certificate is not trusted, by what the system raised: its words differ by system and library.
+def unconnected(error: httpx.ConnectError, address: str, proxy: str) -> Seen:
+    """Why nobody could be spoken to: the certificate, TLS, the address of the platform or that of the proxy."""
+    reason = getattr(error.__cause__, "__context__", None)  # httpcore raises its own `from None`
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return Seen(failure=CERTIFICATE.get(reason.verify_code, UNTRUSTED))
+    if isinstance(reason, ssl.SSLError) and reason.reason in NO_TLS:
+        return Seen(failure="speaks no TLS: https:// leads to a port that speaks http", proxy=proxy)
+    words = "connection refused or cut" if resolves(host_of(address)) else "name cannot be resolved"
+    return Seen(failure=f"the proxy: {words}" if proxy else words, proxy=proxy)
 
-    That is the context of httpcore's exception, whose cause it has taken away (`raise ... from None`).
-    """
-    return isinstance(getattr(error.__cause__, "__context__", None), ssl.SSLCertVerificationError)
+
+def proxy_for(url: str) -> tuple[str, str]:
+    """The variable that names the proxy on the way to an address, and that proxy; empty if there is none."""
+    host = host_of(url)
+    if not url.startswith("https:") or not host or urllib.request.proxy_bypass(host):
+        return "", ""
+    for name in PROXY_VARIABLES:
+        if address := os.environ.get(name, ""):
+            return name, address
+    of_system = urllib.request.getproxies().get("https", "")
+    return ("the proxy of this system", of_system) if of_system else ("", "")
+
+
+def host_of(url: str) -> str:
+    """The host of an address, "" if it has none."""
+    try:
+        return urllib.parse.urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def resolves(host: str) -> bool:
@@ -247,6 +261,8 @@ class Check:
             else:
                 seen = self.tried(app, key)
                 yield judgements.data_answer(app, key, KNOWN.get(key, UNKNOWN).kind, seen, self.script)
+                asked = next(iter(self.ids.get(needed, ())), "")
+                yield from judgements.names_what_was_asked(app, key, seen, asked, self.script)
 
     def tried(self, app: str, key: str) -> Seen:
         """Call a data endpoint, and keep what the next ones need."""
@@ -319,11 +335,11 @@ class Check:
         if app is None or not self.ids.get("organization"):
             yield not_tried(About("paging"), "no centre was seen")
             return
-        token, size = self.tokens[app], self.script.page_size()[1]
+        token, size = self.tokens[app], self.script.page_size().number
         zero, one, two = (self.request(app, "search_inclusions", token, limit=1, page=page) for page in (0, 1, 2))
         first = Pages((zero, one, two), one).first
         large = self.request(app, "search_inclusions", token, limit=size, page=1 if first is None else first)
-        yield from judgements.paging(Pages((zero, one, two), large), self.script)
+        yield from judgements.paging(Pages((zero, one, two), large).facts(size), self.script)
 
     def behaviour(self) -> Iterator[Finding]:
         """What all calls together tell: how fast, over how many connections, with which limits and clock."""

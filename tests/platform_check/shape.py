@@ -8,7 +8,8 @@ import email.utils
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import urllib.parse
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,14 +44,54 @@ class Seen:
     connection: object = None  # the same for calls over one connection
     certificate: tuple[str, float] | None = None  # issuer, days left
     skew: float | None = None  # seconds by which the platform's clock is ahead of ours
+    html: bool = False  # whether it is a web page
+    proxy: str = ""  # the variable of the proxy that is to blame for a failure
 
     @property
     def good(self) -> bool:
         """Whether it is a 2xx with JSON."""
         return 200 <= self.status < 300 and self.body is not NO_JSON
 
+    @property
+    def leads_to(self) -> str:
+        """Where a redirect leads, "" if it is none."""
+        return shown_address(self.headers.get("location", "")) if self.status // 100 == 3 else ""
+
     def __str__(self) -> str:
         return self.failure or f"HTTP {self.status}"
+
+
+def is_web_page(body: bytes, content_type: str) -> bool:
+    """Whether an answer is a page for a person."""
+    return "html" in content_type.lower() or body[:200].lstrip().lower().startswith((b"<!doctype", b"<html"))
+
+
+def shown_address(url: str) -> str:
+    """An address without login and query; a part of its path that may be somebody's id is shown as ID."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "no sound address"
+    if not host:
+        return shown_path(parts.path) or "no address"
+    sound = re.fullmatch(r"[a-z0-9.-]{1,253}", host) and parts.scheme in ("http", "https")
+    return f"{parts.scheme}://{host}{port}{shown_path(parts.path)}" if sound else "another address"
+
+
+def shown_path(path: str, hidden: Container[str] = ()) -> str:
+    """A path in which each part that may be an id, or is one of the `hidden`, is shown as ID."""
+    return "/".join(part if is_word(part) and part not in hidden else "ID" for part in path.split("/"))
+
+
+def is_word(part: str) -> bool:
+    """Whether a part of a path is a word, as v2, by-tube and getAllOrganizations are, or empty; no id."""
+    return re.fullmatch(r"(?!(.*[0-9]){3})([A-Za-z][A-Za-z0-9_.-]{0,40})?", part) is not None
+
+
+def is_client_id(value: str) -> bool:
+    """Whether a value may be a client id: a word or several, or a UUID, as registers of clients give them."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", value) is not None
 
 
 def names(keys: Iterable[object]) -> str:

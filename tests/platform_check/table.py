@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from platform_check.judgements import DIFFERS, NOT_TRIED, OK, Finding
+from platform_check.judgements import DIFFERS, NOT_SEEN, NOT_TRIED, OK, Edit, Finding
 from platform_check.script import Script
 
 WIDTH = 120
@@ -22,22 +22,46 @@ def row(finding: Finding) -> str:
 
 def changes(findings: Sequence[Finding], script: Script) -> list[str]:
     """What to do about the differences, each thing once, by line of the script; what is not in the script last."""
-    todo: dict[tuple[int, str], list[Finding]] = {}
+    todo: dict[tuple[int, str | Edit], list[Finding]] = {}
     for finding in findings:
-        if finding.change:
-            todo.setdefault((finding.line, finding.change), []).append(finding)
+        for change, line in finding.changes:
+            todo.setdefault((line, change), []).append(finding)
     lines = []
     for (line, change), same in sorted(todo.items(), key=lambda item: (not item[0][0], item[0][0])):
         checks = ", ".join(finding.about.check for finding in same)
         place = f"{script.path.name}:{line}" if line else "outside the script"
-        lines += ["", f"{place}  {change}", folded("    ", f"{checks}: otherwise {same[0].about.means}")]
+        lines += ["", f"{place}  {change}"]
+        if isinstance(change, Edit) and change.words:
+            lines += ["", textwrap.indent(change.new, "    "), ""]
+        lines.append(folded("    ", f"{checks}: otherwise {same[0].about.means}"))
     return ["", "What to do", *lines] if lines else []
 
 
-def closing(findings: Sequence[Finding], calls: int) -> str:
+def closing(findings: Sequence[Finding]) -> str:
     """The count of the verdicts."""
     verdicts = Counter(finding.verdict for finding in findings)
-    return f"{verdicts[OK]} as assumed, {verdicts[DIFFERS]} different, {verdicts[NOT_TRIED]} not tried; {calls} calls"
+    rest = [f"{verdicts[verdict]} {verdict}" for verdict in (NOT_TRIED, NOT_SEEN) if verdicts[verdict]]
+    return ", ".join([f"{verdicts[OK]} as assumed", f"{verdicts[DIFFERS]} different", *(rest or ["0 not tried"])])
+
+
+def passed_over(passed: Mapping[str, int], others: int) -> list[str]:
+    """What a recording has beside the calls of the platform."""
+    counted = {**passed, "calls of something else": others}
+    words = [f"{kind}: {number}" for kind, number in sorted(counted.items(), key=lambda pair: -pair[1]) if number]
+    return [textwrap.fill(f"Passed over: {'; '.join(words)}", WIDTH)] if words else []
+
+
+def exports(variables: Mapping[str, str], windows: bool) -> list[str]:
+    """What to type so that a script uses these addresses."""
+    form = '$env:{} = "{}"' if windows else "export {}={}"
+    return ["", *(form.format(name, url) for name, url in variables.items())] if variables else []
+
+
+def left_to_you(steps: Sequence[tuple[str | Edit, int]], script: Script) -> list[str]:
+    """What no machine has changed."""
+    open_ones = [(str(change), line) for change, line in steps if not str(change).startswith("nothing to change")]
+    places = [f"{script.place(line)}  {change}" if line else change for change, line in open_ones]
+    return ["Left to you:", *(f"  {place}" for place in places)] if places else []
 
 
 def folded(start: str, text: str) -> str:

@@ -41,6 +41,7 @@ MOST_CALLS = 60
 
 # The number of inclusions of each centre; the access token runs out after each one.
 STUDY = """
+import json
 counts = {}
 for organization in get_all_organizations():
     counts[organization["id"]] = len(get_all_inclusions(organization["id"]))
@@ -54,13 +55,15 @@ LINE_TO_CHANGE = {
     "token-names": ("access_token is accessToken", ".json()"),
     "token-nested": ("access_token is data.access_token", ".json()"),
     "dead-token-403": ("HTTP 403", "401"),
-    "dead-token-302": ("HTTP 302, sent elsewhere", "401"),
+    "dead-token-302": ("HTTP 302, sent to /login", "401"),
     "dead-token-200": ("an error that looks like data", "raise_for_status()"),
     "pages-from-0": ("number 0", '"page": page'),
-    "pages-capped": ("10 of 33 when 1000 are asked for", "1000"),
-    "pages-cut": ("10 of 33 when 1000 are asked for", "1000"),
+    "pages-capped": ("10 of 33 when 1000 are asked for", "every_page("),
+    "pages-cut": ("10 of 33 when 1000 are asked for", "every_page("),
+    "page-content": ("RC page: list in data, of objects with patientId list in content", '"search_inclusions"'),
+    "page-ids": ("list in data, an object with subjectId", "every_page("),
     "list-wrapped": ("the list is in items", "list"),
-    "rate-limit": ("100 calls each 1 s", "MAX_THREADS = "),
+    "rate-limit": ("100 calls each 1 s by its headers; 20 + 40 threads", " = "),
 }
 TO_BE_WRITTEN = {
     "total-of-page": "1 on a page of 1, where 33 or more inclusions exist",
@@ -108,20 +111,13 @@ def create():
     return call_endpoint("LAB", "POST", "new", dict)
 """
 
-# As the check says: page after page until one is empty, and total left alone.
-UNTIL_EMPTY = """
-def get_all_inclusions(organization_id):
-    inclusions, number = [], 1
-    while page := search_inclusions(organization_id, 1000, number):
-        inclusions, number = inclusions + page, number + 1
-    return inclusions
-"""
 
-
-def checked(path: Path | None, platform: Simulator | None, folder: Path, **variables: str) -> tuple[int, str]:
+def checked(
+    path: Path | None, platform: Simulator | None, folder: Path, *options: str, **variables: str
+) -> tuple[int, str]:
     """Run the check in a folder; exit code and all that it said."""
     done = subprocess.run(
-        [sys.executable, str(CHECK), *([str(path)] if path else [])],
+        [sys.executable, str(CHECK), *options, *([str(path)] if path else [])],
         cwd=folder,
         env=environment_for(platform, **variables),
         stdin=subprocess.DEVNULL,
@@ -139,22 +135,9 @@ def line_named(output: str, path: Path) -> list[str]:
     return [lines[int(number) - 1] for number in re.findall(rf"^{path.name}:(\d+)", output, re.MULTILINE)]
 
 
-def change_as_told(output: str, path: Path) -> None:
-    """Do to a script what the check says, from the last line upwards."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    told = re.findall(rf"^{path.name}:(\d+)  write `(.+)` (for|above) `(.+)`$", output, re.MULTILINE)
-    assert told, output
-    for number, new, how, old in reversed(told):
-        line = lines[int(number) - 1]
-        assert line.count(old) == 1, (line, old)
-        indent = re.match(" *", line)[0]  # type: ignore[index]
-        lines[int(number) - 1] = line.replace(old, new) if how == "for" else f"{indent}{new}\n{line}"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 def assert_study_runs(path: Path, platform: Simulator) -> None:
     """A script gets each inclusion of each centre."""
-    done = run_script(path, platform, EB_THREADS="10")
+    done = run_script(path, platform, EB_THREADS="3")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == counts_of(platform)
 
@@ -169,7 +152,7 @@ def test_a_platform_as_assumed_gives_a_table_of_good_lines_and_exit_code_0(platf
     code, output = checked(None, platform, tmp_path)
     assert code == 0, output
     assert "DIFFERS" not in output
-    assert "26 as assumed, 0 different, 1 not tried" in output
+    assert re.search("\n[23][0-9] as assumed, 0 different, 1 not tried; ", output)
     assert sum(platform.seen()["requests"].values()) <= MOST_CALLS
     assert platform.seen()["peak_concurrency"] == 1
     assert platform.seen()["creations"] == {}
@@ -186,36 +169,41 @@ def test_the_table_is_written_to_a_file_that_its_owner_alone_can_read(platform: 
 
 
 def test_each_dialect_is_tried_here() -> None:
-    assert {*LINE_TO_CHANGE, *TO_BE_WRITTEN, *NOTHING_TO_CHANGE, "moved", "jwt"} == DIALECTS.keys()
+    assert {*LINE_TO_CHANGE, *TO_BE_WRITTEN, *NOTHING_TO_CHANGE, "moved", "moved-all", "jwt"} == DIALECTS.keys()
 
 
 @pytest.mark.parametrize("dialect", LINE_TO_CHANGE)
-def test_a_line_changed_as_told_makes_check_and_study_run(dialect: str, simulator: Start, script: Script) -> None:
+def test_a_difference_is_told_with_the_line_to_change(dialect: str, simulator: Start, script: Script) -> None:
     platform, path = simulator("--dialect", dialect), script(STUDY)
     words, in_line = LINE_TO_CHANGE[dialect]
     code, output = checked(path, platform, path.parent)
     assert code == 1, output
     assert words in re.sub(r"\s+", " ", output)
     assert all(in_line in line for line in line_named(output, path)), output
-    change_as_told(output, path)
-    code, output = checked(path, platform, path.parent)
-    assert code == 0, output
-    assert_study_runs(path, platform)
 
 
 @pytest.mark.parametrize("dialect", TO_BE_WRITTEN)
-def test_what_takes_more_than_a_line_is_described_and_works(dialect: str, simulator: Start, script: Script) -> None:
+def test_what_takes_more_than_a_line_is_given_as_code(dialect: str, simulator: Start, script: Script) -> None:
     platform, path = simulator("--dialect", dialect), script(STUDY)
     code, output = checked(path, platform, path.parent)
     assert code == 1, output
     assert TO_BE_WRITTEN[dialect] in re.sub(r"\s+", " ", output)
     assert "write get_all_inclusions anew: ask for page after page until one is empty" in output
+    assert "\n    def get_all_inclusions(organization_id: str)" in output
     assert [line.split("(")[0] for line in line_named(output, path)] == ["def get_all_inclusions"]
-    text = path.read_text(encoding="utf-8")
-    own = re.sub(r"(?s)def get_all_inclusions\(.*?\n\n\n", lambda _: f"{UNTIL_EMPTY.strip()}\n\n\n", text, count=1)
-    path.write_text(own, encoding="utf-8")
-    code, output = checked(path, platform, path.parent)
+
+
+@pytest.mark.parametrize("dialect", [*LINE_TO_CHANGE, *TO_BE_WRITTEN])
+def test_apply_alone_makes_check_and_study_run(dialect: str, simulator: Start, script: Script) -> None:
+    platform, path = simulator("--dialect", dialect), script(STUDY)
+    before = path.read_bytes()
+    code, output = checked(path, platform, path.parent, "--apply")
+    assert code == 1, output
+    assert ", as said above; as it was: my_script.before.py" in output
+    assert path.with_name("my_script.before.py").read_bytes() == before
+    code, output = checked(path, platform, path.parent, "--apply")
     assert code == 0, output
+    assert "Nothing to change in my_script.py by machine" in output
     assert_study_runs(path, platform)
 
 
@@ -263,7 +251,7 @@ def test_the_template_met_by_a_dialect_gets_all_or_says_to_run_the_check(
         assert json.loads(done.stdout) == counts_of(platform)
     else:
         assert done.stdout == ""
-        assert HINT in done.stderr + log_of(path)
+        assert HINT in done.stderr + log_of(path) or "IAM login: refused with HTTP 404" in done.stderr
 
 
 def test_endpoints_that_the_user_has_added_are_tried_if_they_are_read_without_parameters(

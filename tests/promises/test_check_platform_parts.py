@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import pytest
 from helpers import TEMPLATE
+from hypothesis import given, strategies as st
 from platform_check import judgements, probing, shape
+from platform_check.changes import Edit, changed
 from platform_check.judgements import DIFFERS, OK, Pages
 from platform_check.probing import Prober
 from platform_check.script import Script
@@ -128,7 +130,7 @@ def test_lines_are_found_in_another_layout_of_the_engine(other: Script) -> None:
         "raise_for_status": other.error_raising()[0],
         '"organizations", list': other.list_of("organizations")[0],
         '"page": page': other.page()[0],
-        "PAGE_SIZE = 500": other.page_size()[0],
+        "PAGE_SIZE = 500": other.page_size().line,
         "def get_all_inclusions": other.total()[0],
     }
     assert {text: text in other.lines[line - 1] for text, line in named.items()} == dict.fromkeys(named, True)
@@ -147,19 +149,20 @@ def test_what_to_write_keeps_the_form_of_the_comparison(compared: str, new: str)
     text = OTHER_VERSION.replace("error.response.status_code != 401", compared)
     other = Script(Path("other.py"), text, {})
     finding = judgements.wrong_token("RC", answered({"message": "no"}, 403), answered([]), other)
-    assert finding.change == f"write `{new}` for `{compared}`"
+    assert str(finding.change) == f"write `{new}` for `{compared}`"
 
 
 def test_the_line_about_a_dead_token_is_found_in_the_template(script: Script) -> None:
     finding = judgements.wrong_token("RC", answered({"message": "no"}, 403), answered([]), script)
-    assert "error.response.status_code not in (401, 403)" in finding.change
-    assert "error.response.status_code != 401" in script.lines[finding.line - 1]
+    assert " not in (401, 403)` for `" in str(finding.change)
+    assert " != 401" in script.lines[finding.line - 1]
 
 
 def test_the_size_of_a_page_is_the_one_that_get_all_inclusions_asks_for_else_the_default(script: Script) -> None:
     given = script.source.replace('key="patientId")', 'key="patientId", limit=50)')
-    sizes = [Script(TEMPLATE, text, {}).page_size()[1] for text in (script.source, given)]
-    assert sizes == [1000, 50]
+    sizes = [Script(TEMPLATE, text, {}).page_size() for text in (script.source, given)]
+    assert [size.number for size in sizes] == [1000, 50]
+    assert [size.to(10) for size in sizes] == [('key="patientId", limit=10', 'key="patientId"'), ("10", "50")]
 
 
 @pytest.mark.parametrize(
@@ -232,20 +235,26 @@ def test_the_first_page_is_told_from_three_pages(zero: Seen, one: Seen, two: See
 
 
 def test_a_server_that_ignores_the_number_of_the_page_is_told(script: Script) -> None:
-    finding = judgements.first_page(Pages((page(1), page(1), page(1)), page(1, 2, 3)), script)
+    finding = judgements.first_page(Pages((page(1), page(1), page(1)), page(1, 2, 3)).facts(1000), script)
     assert (finding.verdict, finding.seen) == (DIFFERS, "page 1 and page 2 are the same: the number is not looked at")
 
 
 def test_a_centre_with_one_inclusion_tells_nothing_about_pages(script: Script) -> None:
     pages = Pages((page(), page(1, total=1), page(total=1)), page(1, total=1))
-    assert judgements.total(pages, script).verdict == judgements.NOT_TRIED
+    assert judgements.total(pages.facts(1000), script).verdict == judgements.NOT_TRIED
 
 
 def test_a_page_whose_list_or_ids_have_other_names_is_told(script: Script) -> None:
-    wrapped = judgements.page_fields(answered({"content": [{"patientId": "p"}], "total": 1}), script)
-    assert (wrapped.verdict, wrapped.change) == (DIFFERS, "read content where it says data")
-    renamed = judgements.page_fields(answered({"data": [{"patient_id": "p"}], "total": 1}), script)
-    assert (renamed.verdict, renamed.change) == (DIFFERS, "read patient_id for patientId in your main()")
+    asked = 'call_endpoint("RC", "POST", "search_inclusions", dict, params=params, json=body)'
+    [nested] = judgements.page_fields(answered({"result": {"rows": [{"patientId": "p"}]}, "total": 1}), script)
+    assert str(nested.change).startswith(f'write `{{**(answer := {asked}), "data": answer["result"]["rows"]}}` for')
+    [bare] = judgements.page_fields(answered([{"patientId": "p"}]), script)
+    assert str(bare.change).startswith(f'write `{{"data": {asked.replace("dict", "list")}}}` for')
+    [renamed] = judgements.page_fields(answered({"data": [{"patient_id": "p"}], "total": 1}), script)
+    assert [str(change) for change, _ in renamed.changes] == [
+        'write `key="patient_id"` for `key="patientId"`',
+        "read patient_id for patientId in your main()",
+    ]
 
 
 def test_data_given_to_a_wrong_token_are_a_case_for_the_operator(script: Script) -> None:
@@ -261,13 +270,37 @@ def test_connections_that_are_not_kept_are_told() -> None:
     assert judgements.latency(closed).verdict == DIFFERS
 
 
-def test_fewer_threads_are_asked_for_only_if_the_script_has_more_than_the_limit_allows() -> None:
-    limited = [Seen(200, [], {"ratelimit-limit": "600", "ratelimit-reset": "60"}, seconds=1.0)] * 3
-    script = Script(Path("my_script.py"), "MAX_THREADS = 20\n", {}, max_threads=20)
-    finding = judgements.rate_limit(limited, 0, script)
-    assert (finding.line, finding.change) == (1, "write `MAX_THREADS = 10` for `MAX_THREADS = 20`")
-    fewer = Script(Path("my_script.py"), "MAX_THREADS = 10\n", {}, max_threads=10)
-    assert judgements.rate_limit(limited, 0, fewer).verdict == OK
+def limited_to(calls: int, window: int, seconds: float) -> list[Seen]:
+    """Answers of a platform that allows so many calls in so many seconds, and takes so long for each."""
+    told = {"ratelimit-limit": str(calls), "ratelimit-reset": str(window)}
+    return [Seen(200, [], told, seconds=seconds)] * 3
+
+
+def threads_of(main: int, subtasks: int) -> Script:
+    """A script with so many threads."""
+    text = f"MAX_THREADS = {main}\nSUBTASKS_POOL_SIZE = {subtasks}\n"
+    return Script(Path("my_script.py"), text, {}, main, subtasks)
+
+
+def test_fewer_threads_are_asked_for_if_both_pools_together_have_more_than_the_limit_allows() -> None:
+    finding = judgements.rate_limit(limited_to(600, 60, 1.5), 0, threads_of(10, 20))
+    assert [(str(change), line) for change, line in finding.changes] == [
+        ("write `MAX_THREADS = 5` for `MAX_THREADS = 10`", 1),
+        ("write `SUBTASKS_POOL_SIZE = 10` for `SUBTASKS_POOL_SIZE = 20`", 2),
+    ]
+    assert judgements.rate_limit(limited_to(600, 60, 1.5), 0, threads_of(5, 10)).verdict == OK
+
+
+@given(st.integers(1, 100_000), st.integers(1, 3600), st.floats(0.001, 60), st.integers(1, 99), st.integers(1, 99))
+def test_what_is_told_of_threads_is_enough(calls: int, window: int, seconds: float, main: int, subtasks: int) -> None:
+    seen, script = limited_to(calls, window, seconds), threads_of(main, subtasks)
+    finding = judgements.rate_limit(seen, 0, script)
+    text, left = changed(
+        script.source, ((change, line) for change, line in finding.changes if isinstance(change, Edit))
+    )
+    numbers = [int(line.split(" = ")[1]) for line in text.splitlines()]
+    assert not left
+    assert judgements.rate_limit(seen, 0, threads_of(*numbers)).verdict == OK
 
 
 def test_no_function_calls_an_endpoint_by_itself_if_it_has_parameters() -> None:
@@ -279,5 +312,5 @@ def test_no_function_calls_an_endpoint_by_itself_if_it_has_parameters() -> None:
 def test_every_line_that_is_named_exists_even_in_an_empty_script() -> None:
     empty = Script(Path("empty.py"), "", {})
     assert isinstance(empty.tree, ast.Module)
-    lines = [empty.token_answers(), empty.dead_token(), empty.error_raising(), empty.page(), empty.page_size()]
-    assert [each[0] for each in lines] == [1] * 5
+    lines = [empty.token_answers(), empty.dead_token(), empty.error_raising(), empty.page()]
+    assert [*(each[0] for each in lines), empty.page_size().line] == [1] * 5

@@ -15,8 +15,7 @@ import check_platform
 import httpx
 import pytest
 from helpers import TEMPLATE
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from platform_check import shape
 from platform_check.probing import WRONG
 from platform_check.script import Script, imported

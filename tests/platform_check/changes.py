@@ -1,0 +1,102 @@
+"""Changes of a script that a machine can make, and making them: in place, with the script as it was beside it."""
+
+from __future__ import annotations
+
+import ast
+import codecs
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change of the source that a machine can make: `new` for `old`, or `new` as a line above it.
+
+    What is of several lines is said in `words`, and shown below them.
+    """
+
+    new: str
+    old: str
+    above: bool = False
+    words: str = ""
+
+    def __str__(self) -> str:
+        return self.words or f"write `{self.new}` {'above' if self.above else 'for'} `{self.old}`"
+
+
+class Unchangeable(Exception):
+    """Why nothing was written."""
+
+
+def changed(source: str, steps: Iterable[tuple[Edit, int]]) -> tuple[str, list[tuple[Edit, int]]]:
+    """A source with all edits at their lines, and those edits that do not fit to it or to another one."""
+    starts, left = [0], []
+    for line in source.split("\n"):
+        starts.append(starts[-1] + len(line) + 1)
+    places: list[tuple[int, int, str]] = []
+    for edit, line in set(steps):
+        place = placed(source, edit, starts[line - 1 : line + 1])
+        if place is None or any(place[0] < end and start < place[1] for start, end, _ in places):
+            left.append((edit, line))
+        else:
+            places.append(place)
+    for start, end, new in sorted(places, reverse=True):
+        source = source[:start] + new + source[end:]
+    return source, left
+
+
+def placed(source: str, edit: Edit, line: list[int]) -> tuple[int, int, str] | None:
+    """Start, end and new text of an edit; None unless what it replaces begins on its line, and but once."""
+    if len(line) < 2 or not edit.old:
+        return None
+    text = source[line[0] : line[1]]
+    first = edit.old.split("\n")[0]
+    start = line[0] + text.find(first)
+    if text.count(first) != 1 or not source.startswith(edit.old, start):
+        return None
+    if edit.above:
+        indent = text[: len(text) - len(text.lstrip())]
+        return line[0], line[0], f"{indent}{edit.new}\n"
+    return start, start + len(edit.old), edit.new
+
+
+def apply(path: Path, steps: Iterable[tuple[Edit, int]]) -> tuple[Path, list[tuple[Edit, int]]]:
+    """Write the edits into a script; where the script as it was lies now, and what did not fit. Raises Unchangeable."""
+    before = path.read_bytes()
+    text = before.decode("utf-8-sig")
+    ends = "\r\n" if "\r\n" in text else "\n"
+    new, left = changed(text.replace(ends, "\n"), steps)
+    try:
+        ast.parse(new)
+    except SyntaxError:
+        raise Unchangeable(f"{path.name} would be no Python any more: nothing is changed") from None
+    try:
+        kept = keep(path, before)
+        mark = codecs.BOM_UTF8 if before.startswith(codecs.BOM_UTF8) else b""
+        replace_file(path, mark + new.replace("\n", ends).encode("utf-8"))
+    except OSError as error:
+        raise Unchangeable(f"{path.name} cannot be changed here ({error.strerror}): nothing is changed") from error
+    return kept, left
+
+
+def keep(path: Path, content: bytes) -> Path:
+    """Write a script as it was to a new file beside it, which is never one that is there."""
+    number = 1
+    while True:
+        kept = path.with_name(f"{path.stem}.before{number if number > 1 else ''}.py")
+        try:
+            with open(kept, "xb") as file:
+                file.write(content)
+            return kept
+        except FileExistsError:
+            number += 1
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put a file in the place of another, whole or not at all, with the rights of that one."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
+    os.chmod(part, path.stat().st_mode & 0o777)
+    os.replace(part, path)

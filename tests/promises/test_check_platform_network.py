@@ -1,0 +1,138 @@
+"""What stands between the check and a platform: redirects, portals, proxies, ports without TLS, certificates."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from helpers import Start, answer, needs_posix
+from server import Simulator
+from test_check_platform import checked
+
+PAGE = b"<!doctype html><title>Log in</title>"
+CREDENTIALS = "check EB_USER_NAME and EB_PASSWORD"
+PORTAL = "https://portal.hotel.test/login?token=geheim"
+DIRECT = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+
+
+def said(output: str) -> str:
+    """What was said, without the line breaks of the table."""
+    return re.sub(r"\s+", " ", output)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "refusal", "words"),
+    [
+        ("login", answer(301, b"", location="/iam/sign-in/"), "IAM login: 2xx .* HTTP 301, sent to /iam/sign-in/"),
+        ("login", answer(302, b"", location=PORTAL), "HTTP 302, sent to https://portal.hotel.test/login"),
+        ("login", answer(308, b"", location="//x:geheim@iam.test/a/12345"), "HTTP 308, sent to another address"),
+        ("login", answer(403, PAGE, "text/html"), "a firewall or a portal answers in place of the platform"),
+        ("login", answer(200, PAGE, "text/html"), "HTTP 200, a web page .*a firewall or a portal"),
+        ("login", answer(401, PAGE, "text/html"), "HTTP 401, a web page .*a firewall or a portal"),
+        ("login", answer(403), "the platform lets this user not in: ask its operator"),
+        ("config_token", answer(401), "correct the app_id of RC"),
+        ("config_token", answer(403, PAGE, "text/html"), "RC config_token: .* HTTP 403, a web page"),
+        ("refresh_token", answer(401), "the script logs in again instead; the password has nothing to do with it"),
+    ],
+)
+def test_the_credentials_are_blamed_for_the_401_of_a_login_alone(
+    endpoint: str, refusal: dict[str, Any], words: str, platform: Simulator, tmp_path: Path
+) -> None:
+    platform.control(answer={endpoint: refusal})
+    code, output = checked(None, platform, tmp_path)
+    assert code == 1, output
+    assert re.search(words, said(output)), output
+    assert CREDENTIALS not in output
+    assert "geheim" not in output
+
+
+@pytest.mark.parametrize("raw", ["/", "#", "?", "@", "7/", "7#"])
+def test_a_proxy_whose_password_is_not_encoded_is_told_by_its_variable_without_a_word_of_it(
+    raw: str, platform: Simulator, tmp_path: Path
+) -> None:
+    proxy = f"http://jeanne:{raw}geheim42@proxy.test:3128"
+    code, output = checked(None, platform, tmp_path, HTTPS_PROXY=proxy, https_proxy=proxy)
+    assert code == 2, output
+    assert re.fullmatch("check_platform.py: https_proxy is no address of a proxy: write http://.*%2F.*\n", output)
+    assert "geheim42" not in output
+
+
+@contextmanager
+def listening(reply: bytes) -> Iterator[int]:
+    """The port of a server that has one reply for every call."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(10_000)
+                    connection.sendall(reply)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def behind(port: int) -> dict[str, str]:
+    """The variables that lead to a platform behind a proxy on this machine."""
+    proxy = f"http://jeanne:geheim42@127.0.0.1:{port}"
+    urls = {f"EB_{app}_URL": f"https://{app.lower()}.platform.test" for app in ("IAM", "RC", "GDD")}
+    return {**urls, **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), proxy), "NO_PROXY": "", "no_proxy": ""}
+
+
+def test_a_proxy_that_refuses_is_told_with_its_status_and_its_variable(platform: Simulator, tmp_path: Path) -> None:
+    with listening(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as port:
+        code, output = checked(None, platform, tmp_path, **behind(port))
+    assert code == 1, output
+    assert "IAM address: answers, certificate trusted the proxy refuses with HTTP 407" in said(output)
+    assert "outside the script correct HTTPS_PROXY: its address, user and password" in said(output)
+    assert "geheim42" not in output
+    assert CREDENTIALS not in output
+
+
+def test_a_proxy_that_is_down_is_told_in_place_of_the_platform(platform: Simulator, tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        code, output = checked(None, platform, tmp_path, **behind(nobody.getsockname()[1]))
+    assert code == 1, output
+    assert "the proxy: connection refused or cut" in said(output)
+    assert "correct HTTPS_PROXY" in output
+
+
+def test_an_address_whose_port_speaks_no_tls_is_told_so(platform: Simulator, tmp_path: Path) -> None:
+    plain = platform.address("GDD").replace("http://", "https://")
+    code, output = checked(None, platform, tmp_path, EB_GDD_URL=plain, **DIRECT)
+    assert code == 1, output
+    assert "GDD address: answers, certificate trusted speaks no TLS" in said(output)
+    assert "correct EB_GDD_URL, or the base_url" in output
+
+
+@needs_posix(reason="needs the package cryptography, which some Windows lack")
+@pytest.mark.parametrize(
+    ("host", "days", "words"),
+    [("127.0.0.1", -1, "certificate has run out"), ("other.test", 90, "certificate of another host")],
+)
+def test_a_bad_certificate_is_told_by_its_kind_and_not_as_a_matter_of_ssl_cert_file(
+    host: str, days: int, words: str, simulator: Start, tmp_path: Path
+) -> None:
+    authority, end = trustme.CA(), datetime.now(timezone.utc) + timedelta(days=days)
+    certificate = authority.issue_cert(host, not_after=end).private_key_and_cert_chain_pem
+    certificate.write_to_path(tmp_path / "own.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    platform = simulator("--certfile", str(tmp_path / "own.pem"), "--keyfile", str(tmp_path / "own.pem"))
+    code, output = checked(None, platform, tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem"))
+    assert code == 1, output
+    assert words in said(output)
+    assert "SSL_CERT_FILE" not in output
