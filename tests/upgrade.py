@@ -1,0 +1,190 @@
+"""Put the template's engine into a copy of the template: python3 tests/upgrade.py my_script.py.
+
+The copy may be one of any version since 1.3.0 and may lie anywhere. It gets the template's engine, TEMPLATE_VERSION and
+requirements; constants and endpoints that it lacks; and the present form of each API function that its author left as
+it was shipped. All else stays as it is. The copy as it was is kept beside it; if its engine had been edited, a diff
+shows how: against the template of its version if this is a git clone, else against the new one.
+
+Exit code: 0 done, or nothing to do; 2 the script cannot be upgraded, and nothing was written.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from environment import TESTS, stop
+from upgrading.additions import lacking_constants, lacking_endpoints, lacking_imports, with_pins
+from upgrading.names import names_to_look_at
+from upgrading.script import VERSION, Edit, Refused, Script, dotted
+from upgrading.shipped import NAME, block_of, is_shipped, outdated, plain, stay_as_they_are
+
+
+def main() -> int:
+    """Do what the command line says and return the exit code."""
+    if sys.version_info < (3, 10):  # noqa: UP036 - said to whoever starts this with an older Python
+        stop(f"Python 3.10 or newer is needed; {sys.executable} is Python {sys.version_info[0]}.{sys.version_info[1]}")
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a pipe that takes few letters
+    warnings.simplefilter("ignore")  # those of the script are for its own run
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        print(__doc__.strip())
+        return 0
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        stop("name one script: python3 tests/upgrade.py my_script.py")
+    path, template = Path(sys.argv[1]), Script(text_of(TESTS.parent / NAME)[0])
+    try:
+        upgrade(path, template)
+    except Refused as reason:
+        stop(f"{path.name or path} {reason}")
+    return 0
+
+
+def upgrade(path: Path, template: Script) -> None:
+    """Upgrade a copy, and say what was done."""
+    text, mark, line_end = text_of(path)
+    copy, present = Script(text), dotted(template.version)
+    if copy.version > template.version:
+        fix = "get the newest template first"
+        raise Refused(f"is from template {dotted(copy.version)}, newer than this one ({present}): {fix}")
+    replaced, added = dict(replacements(copy, template)), dict(additions(copy, template))
+    mended = copy.edited([*replaced.values(), *added.values()])
+    imports = dict(lacking_imports(mended, template))
+    new = mended.edited(imports.values())
+    to_look_at = list(notes(copy, new, template))
+    if new.text == text:
+        print(f"{path.name} has all that template {present} has: nothing to do")
+        print_list("To look at", to_look_at)
+        return
+    changes = engine_diff(copy, template)
+    kept, diff = write(path.resolve(), mark + new.text.replace("\n", line_end), copy, changes)
+    base = changes.partition("\n")[0].removeprefix("--- ")
+    edited = [f"the engine had been edited: {diff} shows how it differs from {base}"] if diff else []
+    print(f"{path.name}: upgraded from template {dotted(copy.version)} to {present}; the script as it was: {kept}")
+    print_list("Replaced", replaced)
+    print_list("Added", [*imports, *added])
+    print_list("To look at", [*edited, *to_look_at])
+    print(f"Try it: python3 {shlex.quote((TESTS / 'sandbox.py').as_posix())} {shlex.quote(str(path))}")
+
+
+def print_list(title: str, items: Iterable[str]) -> None:
+    """Print a title and what stands under it, if there is anything."""
+    if lines := list(items):
+        print("\n  ".join([title, *lines]))
+
+
+def replacements(copy: Script, template: Script) -> Iterator[tuple[str, Edit]]:
+    """What is the template's in a copy, where that has changed, each with the edit that renews it."""
+    engine, (first, last) = template.part(template.engine), copy.engine
+    if plain(copy.part(copy.engine)) != plain(engine):
+        yield f"the engine (it was lines {first:,} to {last:,})", (first, last, engine)
+    if copy.version != template.version:
+        number = next(number for number, line in enumerate(copy.lines, 1) if VERSION.match(line))
+        line = copy.lines[number - 1].replace(dotted(copy.version), dotted(template.version))
+        yield f"TEMPLATE_VERSION: it is {dotted(template.version)} now", (number, number, line)
+    renewed = outdated(copy, template)
+    for name, edit in renewed.items():
+        yield f"{name}, which you had not edited", edit
+    block, wanted = block_of(copy), block_of(template)
+    if block and wanted and "the requirements block" not in renewed:
+        text = with_pins(copy.part(block), template.part(wanted))
+        if text != copy.part(block):
+            yield "versions in the requirements block", (*block, text)
+
+
+def additions(copy: Script, template: Script) -> Iterator[tuple[str, Edit]]:
+    """What the copy lacks above its engine, each with the edit that adds it."""
+    wanted = block_of(template)
+    if wanted and not block_of(copy):
+        head = sum(bool(re.match(r"#!|#.*coding[:=]", line)) for line in copy.lines[:2])
+        yield "the requirements block", (head + 1, head, template.part(wanted))
+    yield from lacking_constants(copy, template)
+    yield from ((name, edit) for name, edit in lacking_endpoints(copy, template) if edit)
+
+
+def notes(copy: Script, new: Script, template: Script) -> Iterator[str]:
+    """What the author has to look at; lines are those of the upgraded copy."""
+    yield from names_to_look_at(copy, new)
+    yield from stay_as_they_are(copy, new, template)
+    for name in (name for name, _ in lacking_endpoints(new, template)):
+        yield f"{name} has to be added by hand, for these endpoints are not laid out as in {NAME}"
+
+
+def engine_diff(copy: Script, template: Script) -> str:
+    """What was changed in an edited engine; an empty text if it is one that was shipped."""
+    own, base = copy.part(copy.engine), history(copy.version) or template
+    if is_shipped(own, template):
+        return ""
+    before, after = ([f"{line}\n" for line in plain(text).split("\n")] for text in (base.part(base.engine), own))
+    return "".join(difflib.unified_diff(before, after, f"{NAME} {dotted(base.version)}", "the script"))
+
+
+def history(version: tuple[int, ...]) -> Script | None:
+    """An older template, if this folder is a clone that has it: the parent of the commit that ended its version."""
+    git = ["git", "-C", str(TESTS.parent)]
+    ended = [*git, "log", "-1", "--format=%H", f'-STEMPLATE_VERSION = "{dotted(version)}"', "--", NAME]
+    try:
+        commit = subprocess.run(ended, check=True, capture_output=True, text=True).stdout.strip()
+        shown = subprocess.run([*git, "show", f"{commit}~:./{NAME}"], check=True, capture_output=True)
+        found = Script(shown.stdout.decode("utf-8"))
+        return found if found.version == version else None
+    except (OSError, subprocess.CalledProcessError, UnicodeDecodeError, Refused):
+        return None
+
+
+def text_of(path: Path) -> tuple[str, str, str]:
+    """The text of a file with Unix line ends, its byte order mark if it has one, and its line end."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise Refused(f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise Refused(f"is not UTF-8, see line {line}: save it as UTF-8 first") from error
+    mark, line_end = "\ufeff" * text.startswith("\ufeff"), "\r\n" if "\r\n" in text else "\n"
+    text = text.removeprefix(mark)
+    if "\r" in text.replace("\r\n", "") or (line_end == "\r\n" and "\n" in text.replace("\r\n", "")):
+        raise Refused("has line ends of more than one kind: save it with those of Unix or of Windows first")
+    return text.replace("\r\n", "\n"), mark, line_end
+
+
+def write(path: Path, new: str, copy: Script, diff: str) -> tuple[str, str]:
+    """Write the copy, beside it the one that it was, and a diff if there is one; their names. All, or nothing."""
+    beside = f"{path.stem}.{dotted(copy.version)}"
+    kept, differs = free(path.with_name(beside + path.suffix)), free(path.with_name(f"{beside}.engine.diff"))
+    try:
+        with path.open("r+b"):  # a file that must not be written is not replaced either
+            shutil.copy2(path, kept)
+        if diff:
+            differs.write_text(diff, encoding="utf-8")
+        with tempfile.TemporaryDirectory(dir=path.parent) as apart:
+            whole = Path(apart, path.name)
+            whole.write_bytes(new.encode("utf-8"))
+            shutil.copymode(path, whole)
+            whole.replace(path)  # at once: a full disk leaves the old one
+    except OSError as error:
+        for each in (kept, differs):
+            with suppress(OSError):
+                each.unlink()
+        raise Refused(f"cannot be written in {path.parent}: {error.strerror}") from error
+    return kept.name, differs.name if diff else ""
+
+
+def free(path: Path) -> Path:
+    """A name that no file has yet: `path`, or this with a number."""
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], names) if not os.path.lexists(each))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

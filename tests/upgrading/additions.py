@@ -1,0 +1,101 @@
+"""What a copy lacks: constants, endpoints, imports, requirements."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from upgrading.names import Names, undefined
+from upgrading.script import Edit, Lines, Script, lines_of
+
+Added = Iterator[tuple[str, Edit]]  # what it is, and how it gets in
+LEFT_OUT = "refresh_token"  # a service that lacks it renews its session by a new login: an author took it out for that
+
+
+def lacking_constants(copy: Script, template: Script) -> Added:
+    """The template's constants that the copy does not set, each behind the one that it follows in the template."""
+    own, known = constants_of(copy), Names(copy.text).bound
+    line = min((first for first, _ in own.values()), default=copy.engine[0]) - 1
+    for name, lines in constants_of(template).items():
+        if name in own:
+            line = own[name][1]
+        elif name not in known:
+            yield name, (line + 1, line, with_comments(template, lines))
+
+
+def constants_of(script: Script) -> dict[str, Lines]:
+    """The names that are set above the engine, with the lines that set them."""
+    found = {}
+    for node in script.above_engine():
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name):
+            found[target.id] = lines_of(node)
+    return found
+
+
+def with_comments(script: Script, lines: Lines) -> str:
+    """The text of some lines, with the comments right above them."""
+    first, last = lines
+    while script.lines[first - 2].lstrip().startswith("#"):
+        first -= 1
+    return script.part((first, last))
+
+
+def lacking_endpoints(copy: Script, template: Script) -> Iterator[tuple[str, Edit | None]]:
+    """The template's endpoints that a service of the copy does not have, not even in a comment.
+
+    Where the opening brace does not end its line, there is no edit: the author has to add them.
+    """
+    wanted = endpoints_of(template)
+    for service, own in endpoints_of(copy).items():
+        text = copy.part((own.lineno, own.end_lineno or own.lineno))
+        for key, value in items(wanted.get(service)).items():
+            if key != LEFT_OUT and not re.search(rf"[\"']{re.escape(key)}[\"']\s*:", text):
+                lines = (value.lineno, value.end_lineno or value.lineno)
+                fits = re.match(rb"\s*(#.*)?$", copy.lines[own.lineno - 1].encode()[own.col_offset + 1 :])
+                edit = (own.lineno + 1, own.lineno, with_comments(template, lines))
+                yield f"{service}: {key}", edit if fits else None
+
+
+def endpoints_of(script: Script) -> dict[str, ast.Dict]:
+    """The endpoints of each service, where they are written out."""
+    values = [node.value for node in script.above_engine() if isinstance(node, (ast.Assign, ast.AnnAssign))]
+    lines = constants_of(script).get("MICROSERVICES", (0, 0))
+    found = {}
+    for services in (value for value in values if value and lines[0] <= value.lineno <= lines[1]):
+        for name, service in items(services).items():
+            if isinstance(endpoints := items(service).get("endpoints"), ast.Dict):
+                found[name] = endpoints
+    return found
+
+
+def items(node: ast.expr | None) -> dict[str, ast.expr]:
+    """The values of a dict that is written out, by those of its keys that are texts."""
+    pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
+    return {str(key.value): value for key, value in pairs if isinstance(key, ast.Constant)}
+
+
+def lacking_imports(copy: Script, template: Script) -> Added:
+    """The template's imports of names that the copy, or its new engine, uses and does not have."""
+    needed = undefined(copy.text)
+    own = [lines_of(node)[1] for node in copy.above_engine() if isinstance(node, (ast.Import, ast.ImportFrom))]
+    line = max(own, default=copy.engine[0] - 1)
+    for node in template.above_engine():
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            for alias in (alias for alias in node.names if (alias.asname or alias.name) in needed):
+                source = f"from {node.module} " if isinstance(node, ast.ImportFrom) else ""
+                text = f"{source}import {ast.unparse(alias)}"
+                yield text, (line + 1, line, text)
+
+
+def with_pins(block: str, template: str) -> str:
+    """An author's requirements block with the template's versions of its packages, and with those that it lacks."""
+    for pin in re.findall('"([^"]+)"', re.findall("(?m)^# dependencies = .*", template)[0]):
+        name, versions = re.findall(r"([\w-]+)(.*)", pin)[0]
+        own = re.compile(rf"""(["']{name}(?:\[[^]]*\])?)(?![\w.-])[^;"'\[]*""", re.IGNORECASE)
+        if own.search(block):
+            block = own.sub(rf"\g<1>{versions}", block)
+        elif not re.search(f"[\"']{name}2\\b", block):  # httpx2, to which the copy has moved
+            block = re.sub(r"(?m)^(# dependencies\s*=\s*\[)", rf'\g<1>"{pin}", ', block)
+    return block
