@@ -10,60 +10,32 @@ Try it      python3 tests/sandbox.py [my_script.py]   on a simulated platform: n
 Use it      cp eb_script_template.py my_script.py
             python3 -m venv .venv && .venv/bin/pip install "httpx>=0.28,<0.29" "tqdm>=4.66,<5"
             export EB_IAM_URL=https://... EB_RC_URL=https://... EB_GDD_URL=https://...
-            .venv/bin/python my_script.py             asks for user, password, threads; logs to my_script.log
+            .venv/bin/python my_script.py             asks for user, threads, password; logs to my_script.log
 Unattended  set EB_USER_NAME, EB_PASSWORD and EB_THREADS as well: nothing is asked; without a terminal no bar is drawn
 
 You edit    EDIT 1  constants, and services: comment out those that you do not need, add endpoints or services
             EDIT 2  API functions: one short function for each endpoint
             EDIT 3  main(): your logic, in the TODO block
 
-The engine between EDIT 1 and EDIT 2
+The engine between EDIT 1 and EDIT 2 takes care of the rest
             401                          one renewal of the access token for all threads, else a new login
             429, 5xx, timeout, bad body  up to 10 attempts, with exponential backoff and jitter; Retry-After is obeyed
-            threads                      at most 20 + 40 calls at once; the pools cannot deadlock
+            threads                      at most 20 + 40 calls at once, on as many connections
             Ctrl-C, SIGTERM, SIGHUP      queued work is dropped, calls in flight get 2 s; exit code 130, 143, 129
             log, terminal                no password, no token, no patient; the log ends with a table of the calls
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
-import copyreg
-import email.utils
-import functools
-import getpass
-import glob
-import io
-import itertools
-import json
 import logging
-import logging.handlers
-import math
-import operator
 import os
-import queue
-import random
-import re
-import signal
-import socket
-import ssl
 import sys
-import threading
-import time
-import traceback
-import urllib.parse
-import weakref
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed  # noqa: F401  as_completed is for your TODO block
-from datetime import datetime, timedelta, timezone
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, as_completed  # noqa: F401  as_completed is for your TODO block
 from types import FrameType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import httpx
-from tqdm import tqdm as PlainBar
 
 # ======================================================================================= EDIT 1: constants and services
 
@@ -74,12 +46,12 @@ SUBTASKS_POOL_SIZE = 40  # threads of the subtasks pool, beside those of the mai
 ERROR_MAX_RETRY = 10  # attempts per API call, the first included; 10 bridge about 2 minutes, 3 suit a trial
 WAIT_BEFORE_RETRY = 0.5  # seconds before the first retry; doubles after each, with jitter
 MAX_WAIT_BEFORE_RETRY = 60  # seconds; caps the doubling, and the longest Retry-After that is obeyed
-API_TIMEOUT = 60  # seconds to connect, and without a byte of the answer; raise it for a slow endpoint
+API_TIMEOUT = 60  # seconds without a byte of the answer; raise it for a slow endpoint
 API_DEADLINE = 300  # seconds that one attempt may take until the last byte of its body; raise it for long downloads
 LOG_LEVEL = logging.INFO  # of the log file; logging.DEBUG writes a line per attempt
 custom_bar_format = "{desc:<20.20} {percentage:3.0f}% |{bar}{r_bar}"  # tqdm's bar_format of every bar
 
-TEMPLATE_VERSION = "2.2.0"  # of the template that this script was copied from; leave it as it is
+TEMPLATE_VERSION = "3.0.0"  # of the template that this script was copied from; leave it as it is
 
 # Comment out a service that you do not need; IAM must stay. What is called is base_url + path.
 # A service needs config_token, which opens its session; without refresh_token each renewal is a new login.
@@ -115,61 +87,150 @@ MICROSERVICES: dict[str, dict[str, Any]] = {
     },
 }
 
-# ========================================================================================== Engine: errors and stopping
+# ============================================================ ENGINE BEGINS: read the names that follow, not all of it
+# Your script may use these names. Every other name of the engine begins with an underscore: yours cannot disturb it.
+#
+# login                  asks for or reads the credentials and logs in; `run` does it, a notebook calls it
+# run                    the frame around main(): log, login, signals, summary
+# tokens                 the tokens of each service; tokens["RC"]["access_token"] is always the current one
+# get_httpx_client       the httpx.Client of this thread
+# api_call_with_retry    decorator of a function that calls a service: renews its token, repeats what failed
+# call_endpoint          calls an endpoint and returns its JSON
+# url_of                 the address of an endpoint
+# identifier             checks an id
+# path_segment           an id as a part of a path
+# require_id             checks that an answer is about the id that you asked for
+# rows_on                the rows on one page
+# every_page             the rows on all pages
+# main_thread_pool       the pool for your tasks
+# subtasks_thread_pool   the pool for what a task hands down
+# run_parallel           calls a function for many items at once, with a bar
+# get_thread_position    the row for a bar of this thread
+# tqdm                   the bar
+# get_nested_value       takes a value out of nested JSON
+# logger                 the logger of the engine
+# describe               an exception in a few words, without anything of a patient
+# TemplateError          what the engine refuses: one of the next four
+# ConfigurationError     a setting is missing or wrong
+# LoginError             the platform does not let you in
+# WrongValue             an answer or an argument is not what it has to be
+# WrongType              another name of WrongValue
+# RunStopped             ends a task when the run is ending; `except Exception` does not catch it
 
-GRACE_SECONDS = 2.0  # how long calls in flight may go on once the run is told to end
-CHECK = "if the platform differs from what this template assumes, python3 tests/check_platform.py says where"
+import atexit as _atexit
+import builtins as _builtins
+import collections.abc as _abc
+import concurrent.futures as _futures
+import email.utils as _email
+import gc as _gc
+import getpass as _getpass
+import glob as _glob
+import io as _io
+import itertools as _itertools
+import json as _json
+import logging as _logging
+import math as _math
+import operator as _operator
+import os as _os
+import queue as _queue
+import random as _random
+import re as _re
+import signal as _signal
+import socket as _socket
+import ssl as _ssl
+import sys as _sys
+import threading as _threading
+import time as _time
+import traceback as _traceback
+import typing as _typing
+import urllib.parse as _url
+import urllib.request as _proxies
+import zlib as _zlib
+from collections import Counter as _Counter, defaultdict as _defaultdict, deque as _deque
+from contextlib import ExitStack as _ExitStack, redirect_stdout as _redirect_stdout, suppress as _suppress
+from datetime import datetime as _datetime, timedelta as _timedelta, timezone as _timezone
+from functools import cache as _cache, partial as _partial, wraps as _wraps
+from time import monotonic as _now
 
-logger = logging.getLogger(__name__)
-P = ParamSpec("P")
-Item = TypeVar("Item")
-T = TypeVar("T")
+import tqdm as _tqdm
+
+# An import of httpx2 as httpx above is all that it takes to change the library.
+_httpx = httpx
+# What stands in this file: names of the script, too.
+_NAMES = globals()
+
+# ================================================================================================== Errors and stopping
+
+_GRACE_SECONDS = 2.0
+_CHECK = "if the platform differs from what this template assumes, python3 tests/check_platform.py says where"
+
+_logger = logger = _logging.getLogger(__name__)
+_P = _typing.ParamSpec("_P")
+_Item = _typing.TypeVar("_Item")
+_T = _typing.TypeVar("_T")
+_Decision = _abc.Callable[[Exception], bool]
 
 
 class TemplateError(Exception):
-    """What the engine refuses. Its text says why and holds nothing of a patient: it may be shown (see `describe`)."""
+    """What the engine refuses. The text says why and holds nothing of a patient, so it may be shown."""
 
 
 class ConfigurationError(TemplateError):
-    """A setting is missing or wrong; the text names it, its value and the fix. Exit code 2."""
+    """A setting is missing or wrong. The text names it, its value and the fix. Exit code 2."""
 
 
 class LoginError(TemplateError):
-    """The platform does not let us in; the text names service and call. Exit code 1."""
+    """The platform does not let us in. The text names the service and the call. Exit code 1."""
 
 
-class WrongType(TemplateError, TypeError):
-    """An answer or an argument is of another type than expected."""
+class WrongValue(TemplateError, TypeError, ValueError):
+    """An answer or an argument is not what it has to be."""
 
 
-class WrongValue(TemplateError, ValueError):
-    """An answer or an argument is not as it has to be."""
+class RunStopped(BaseException):
+    """The run is ending. It is no Exception, so that an `except Exception` in a loop does not swallow it."""
 
 
-RunStopped = SystemExit  # the run is ending: it passes `except Exception`, and no thread prints a traceback for it
+WrongType = WrongValue
 
 
-class Stop:
-    """Whether, why and until when the run is ending. It has no lock: Ctrl-C could leave one locked (cpython#74174)."""
+class _State:
+    """What the engine remembers, until `reset`: a new run and a child made by fork start anew."""
 
     def __init__(self) -> None:
-        self.reasons: list[tuple[int, str, float]] = []  # exit code, words, end of the grace; the first one counts
-        self.in_run = False
-        self.may_interrupt = False  # whether a signal raises KeyboardInterrupt in the main thread: once in a run
+        self.reset()
 
-    def request(self, code: int, words: str) -> bool:
-        """End the run in every thread, with this exit code; whether nothing was requested before, which prevails."""
-        reason = (code, words, time.monotonic() + GRACE_SECONDS)
-        self.reasons.append(reason)
-        return self.reasons[0] is reason
+    def reset(self) -> None: ...
+
+
+class _Stop(_State):
+    """Whether, why and until when the run is ending. It has no lock: Ctrl-C could leave it locked (cpython#74174)."""
+
+    def reset(self) -> None:
+        # Each is (exit code, closing words, end of the grace). The first one counts.
+        self.reasons: list[tuple[int, str, float]] = []
+        # What went wrong in threads of the script's own. It costs the exit code, but ends nothing.
+        self.failures: list[tuple[int, str]] = []
+        # When the threads that wait for a retry will go on (time.monotonic).
+        self.waiting: dict[int, float] = {}
+        # Whether a signal raises KeyboardInterrupt in the main thread, which it does once in a run.
+        self.may_interrupt = False
+
+    def request(self, code: int, words: str) -> None:
+        """End the run in every thread, with this exit code and these words unless an earlier reason has others."""
+        self.reasons.append((code, words, _now() + _GRACE_SECONDS))
 
     def outcome(self) -> tuple[int, str]:
-        """Exit code and closing words."""
-        return self.reasons[0][:2] if self.reasons else (0, "done")
+        """Return the exit code and the closing words."""
+        if self.reasons:
+            return self.reasons[0][:2]
+        return next(iter(self.failures), (0, "done"))
 
     def grace_left(self) -> float:
-        """Seconds that calls in flight may still take."""
-        return self.reasons[0][2] - time.monotonic() if self.reasons else math.inf
+        """Return the seconds that calls in flight may still take."""
+        if not self.reasons:
+            return _math.inf
+        return self.reasons[0][2] - _now()
 
     def check(self) -> None:
         """Raise RunStopped if the run is ending."""
@@ -177,763 +238,1161 @@ class Stop:
             raise RunStopped(self.reasons[0][1])
 
     def sleep(self, seconds: float) -> None:
-        """Sleep, but no longer than the run goes on."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self.check()
-            time.sleep(min(left, 0.1))
+        """Sleep, but raise RunStopped as soon as the run is ending."""
+        end = _now() + seconds
+        self.waiting[_threading.get_ident()] = end
+        try:
+            while (left := end - _now()) > 0:
+                self.check()
+                _time.sleep(min(left, 0.1))
+        finally:
+            self.waiting.pop(_threading.get_ident(), None)
 
 
-_stop = Stop()
+_stop = _Stop()
+
+# What OpenSSL and Windows say, and what to do about it. None of these is better at the next attempt.
+_TLS_HINTS = {
+    "WRONG_VERSION_NUMBER|HTTP_REQUEST|RECORD_LAYER": "this port speaks no TLS: check the address and HTTPS_PROXY",
+    "expired|not yet valid": "the certificate has expired, or the clock of this machine is wrong",
+    "(hostname|IP address) mismatch": "the certificate is for another host: check the address",
+    "basic constraints|key (usage|identifier)": (
+        "Python 3.13 refuses this CA certificate: ask for one that meets RFC 5280"
+    ),
+    "CERTIFICATE_VERIFY_FAILED|not trusted": (
+        "set SSL_CERT_FILE to a PEM file with the CA certificates of your organisation"
+    ),
+}
 
 
-def reason_of(error: BaseException) -> BaseException | None:
-    """What the system said, behind an httpx.ConnectError: a context, as httpcore raises `from None`."""
-    return error.__cause__.__context__ if error.__cause__ else None
+_NO_BODY = "the answer has no body, JSON was expected"
 
 
-def is_untrusted(error: BaseException) -> bool:
-    """Whether a certificate is not trusted; by httpx2, Windows and macOS say so in words of their own."""
-    return isinstance(reason_of(error), ssl.SSLCertVerificationError)
+def _system_error(error: BaseException) -> BaseException | None:
+    """Return what the system said behind an httpx error: a context, as httpcore raises `from None`."""
+    if error.__cause__ is None:
+        return None
+    return error.__cause__.__context__
 
 
-def text_of(error: BaseException) -> str:
-    """What an exception says, if that holds nothing of a patient: int(birth_date) quotes its value."""
-    if isinstance(error, httpx.ConnectError):
-        with contextlib.suppress(RuntimeError):  # raised where no request is known
-            return f"{error}; host {error.request.url.host}"
-    if isinstance(error, (httpx.RequestError, json.JSONDecodeError)):
-        return re.split(r":? (?:bytearray\()?b?['\"]", str(error))[0]  # h11 quotes what it cannot read of an answer
-    return str(error.strerror or "") if isinstance(error, OSError) else ""  # without the file: it may be named by an id
+def _tls_hint(error: BaseException) -> str:
+    """Return what to do about a certificate, or a port without TLS; "" if the error is about something else."""
+    reason = _system_error(error)
+    if isinstance(reason, _ssl.SSLError):
+        for pattern, hint in _TLS_HINTS.items():
+            if _re.search(pattern, str(reason), _re.IGNORECASE):
+                return hint
+    return ""
 
 
-def describe(error: BaseException) -> str:
-    """An exception in a few words, without anything of a patient; the whole text stands in a traceback in the log."""
-    if isinstance(error, httpx.HTTPStatusError) and " for url " in str(error):  # httpx's own text repeats the URL
-        return f"HTTP {error.response.status_code}"
-    if isinstance(error, (TemplateError, httpx.HTTPStatusError)):
+def _peer_of(error: httpx.RequestError) -> str:
+    """Return whom a failed call spoke to: the proxy if there is one; "" if that goes without saying."""
+    try:
+        url = error.request.url
+    except RuntimeError:
+        return ""
+    proxies = _proxies.getproxies()
+    proxy = proxies.get("https", proxies.get("all", ""))
+    is_proxied = proxy and url.scheme == "https" and not _proxies.proxy_bypass(url.host)
+    if is_proxied and not isinstance(_system_error(error), _ssl.SSLError):
+        return f"; proxy {proxy.rpartition('@')[2].rpartition('//')[2]} (HTTPS_PROXY)"
+    if isinstance(error, (_httpx.ConnectError, _httpx.ConnectTimeout)):
+        return f"; host {url.host}"
+    return ""
+
+
+def _is_web_page(response: httpx.Response) -> bool:
+    return "text/html" in response.headers.get("Content-Type", "")
+
+
+def _status_words(error: httpx.HTTPStatusError) -> str:
+    """Return the status, and what tells where a refusal comes from; httpx's own text repeats the URL."""
+    if " for url " not in str(error):
         return str(error)
-    if isinstance(error, json.JSONDecodeError) and not error.doc:
-        return "the answer has no body, JSON was expected"
-    hint = "; set SSL_CERT_FILE to the CA certificates of your organisation, a PEM file" if is_untrusted(error) else ""
-    text = text_of(error)
-    return f"{type(error).__name__}{': ' * bool(text)}{text}{hint}"
+    words = f"HTTP {error.response.status_code}"
+    if error.response.has_redirect_location:
+        target = _re.split("[?#;]", error.response.headers["Location"])[0]
+        # What is no address may be anything.
+        with _suppress(_httpx.InvalidURL):
+            return f"{words}, redirects to {_httpx.URL(target)}"
+    if _is_web_page(error.response):
+        return f"{words}, answered by a web page"
+    return words
 
 
-def place_of(error: BaseException) -> str:
-    """The last line on the way to an error that is the script's own, as " (my_script.py line 987)"."""
-    place = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        in_script = frame.f_globals.get("__name__") == "__main__"
-        if line > END_OF_ENGINE if frame.f_globals is globals() else in_script:
-            place = f" ({Path(frame.f_code.co_filename).name} line {line})"
-    return place
+def _request_words(error: httpx.RequestError) -> str:
+    """Return what httpx says, without what h11 quotes of an answer that it cannot read."""
+    words = _re.split(r":? (?:bytearray\()?b?['\"]", str(error))[0] + _peer_of(error)
+    if isinstance(error, _httpx.ProxyError) and "407" in words:
+        words += ": put user and password into it, percent-encoded"
+    if hint := _tls_hint(error):
+        words += f"; {hint}"
+    return words
 
 
-# ========================================================================================================== Engine: log
+def _describe(error: BaseException) -> str:
+    """Return an exception in a few words, without anything of a patient: `int(birth_date)` quotes its value."""
+    words: str | None = ""
+    if isinstance(error, _httpx.HTTPStatusError):
+        return _status_words(error)
+    if isinstance(error, (TemplateError, RunStopped)):
+        return str(error)
+    if isinstance(error, _httpx.RequestError):
+        words = _request_words(error)
+    elif isinstance(error, _json.JSONDecodeError):
+        words = str(error) if error.doc else _NO_BODY
+    elif isinstance(error, OSError):
+        # Without the name of the file, which may be an id.
+        words = error.strerror
+    return ": ".join(filter(None, (type(error).__name__, words)))
 
-LOG_BYTES = 10_000_000  # size at which the log is rotated; five older ones are kept
-LONGEST_LINE = 10_000  # characters of a message, or of a line of a traceback, that are written
+
+describe = _describe
+
+# ================================================================================================================= Log
+
+_LOG_BYTES = 10_000_000
+_LONGEST_LINE = 10_000
+_LONGEST_EXCERPT = 500
 
 
-class Figures:
+class _Figures(_State):
     """What the API functions did: the table at the end of the log. Its size does not grow with the number of calls."""
 
-    def __init__(self) -> None:
-        self.reset()
-
     def reset(self) -> None:
-        self.lock = threading.Lock()
-        self.events: defaultdict[str, Counter[str]] = defaultdict(Counter)  # function, "" for tasks -> "calls", ...
-        self.durations: defaultdict[str, Counter[int]] = defaultdict(Counter)  # function -> milliseconds -> attempts
+        # Reentrant: the garbage collector may call _on_unraisable within.
+        self.lock = _threading.RLock()
+        # API function, or "" -> "calls", "failures", ... -> how many
+        self.events: dict[str, _Counter[str]] = _defaultdict(_Counter)
+        # API function -> milliseconds -> attempts
+        self.durations: dict[str, _Counter[int]] = _defaultdict(_Counter)
 
-    def count(self, function: str, event: str, milliseconds: int | None = None) -> None:
-        """Count an event; "calls" and "retries" are attempts, and have a duration."""
+    def count(self, function: str, event: str, *seconds: float) -> None:
+        """Count an event. "calls" are first attempts, "retries" the others; they take some seconds."""
         with self.lock:
-            if milliseconds is not None:
-                self.durations[function][milliseconds] += 1
             self.events[function][event] += 1
+            self.durations[function].update(round(each * 1000) for each in seconds)
 
     def total(self, event: str) -> int:
-        """How often an event happened, in all functions."""
         with self.lock:
             return sum(events[event] for events in self.events.values())
 
     def table(self) -> list[str]:
-        """A line per API function; the durations are those of single attempts."""
+        """Return a line per API function; the durations are those of single attempts."""
         columns = ("calls", "retries", "renewals", "failures")
         titles = "".join(f"{title:>10}" for title in (*columns, "p50 ms", "p95 ms", "max ms"))
         lines = [f"{'API function':<28}{titles}"]
         with self.lock:
-            for function in sorted(self.durations):
+            for function in sorted(filter(self.durations.get, self.durations)):
                 figures = [self.events[function][column] for column in columns]
-                ordered = sorted(self.durations[function].elements()) or [0]
-                figures += [ordered[math.ceil(share * len(ordered)) - 1] for share in (0.50, 0.95, 1)]
+                ordered = sorted(self.durations[function].elements())
+                figures += [ordered[_math.ceil(share * len(ordered)) - 1] for share in (0.50, 0.95, 1)]
                 lines.append(f"{function:<28}" + "".join(f"{figure:>10,}" for figure in figures))
         return lines
 
 
-_figures = Figures()
-_secrets: deque[str] = deque(maxlen=400)  # the newest tokens, and the password, in each form that they are written in
+_figures = _Figures()
+# The newest tokens, and the password, in each form that they are written in.
+_secrets: _deque[str] = _deque(maxlen=400)
 
 
-def keep_secret(secret: str) -> None:
-    """Mask it from now on: as it is, in a repr, in JSON, in a URL."""
-    forms = {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-    _secrets.extend({*forms, urllib.parse.quote(secret, safe=""), urllib.parse.quote_plus(secret)})
+def _keep_secret(secret: str) -> None:
+    """Mask a secret from now on: as it is, in a repr, in JSON, in a URL. One so short would show itself by its gaps."""
+    if len(secret) < 4:
+        return
+    forms = {secret, repr(secret)[1:-1], _json.dumps(secret)[1:-1], _json.dumps(secret, ensure_ascii=False)[1:-1]}
+    _secrets.extend({*forms, _url.quote(secret, safe=""), _url.quote_plus(secret)})
 
 
-def redacted_url(match: re.Match[str]) -> str:
-    """A URL without login and query string."""
-    address, query = match[0].partition("?")[:2]
-    return re.sub(r"://[^/#]*@", "://***@", address) + ("?***" if query else "")
+def _redact_url(match: _re.Match[str]) -> str:
+    """Return a URL without login and query string."""
+    address = _re.sub(r"(?s)\?.*", "?***", match[0])
+    return _re.sub(r"://[^/#?]*@", "://***@", address)
 
 
-def redacted(text: str) -> str:
-    """`text` on one line, cut, without control characters, secrets, bearer and cookie headers, queries of URLs.
+def _redact(text: str) -> str:
+    """Return a text on one line, without control characters, secrets, headers that hold some, and queries of URLs.
 
-    A line break from a server would forge a log line (CWE-117). Each pattern takes time in proportion to the text.
+    A line break from a server would forge a line of the log (CWE-117). The text is cut once it holds no secret, and
+    before patterns are looked for that take long in a long text.
     """
-    rest, text = text[LONGEST_LINE:], text[: 2 * LONGEST_LINE]  # cut twice: a secret may stand where it is cut
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda match: repr(match[0])[1:-1], text)
-    for secret in sorted(set(_secrets.copy()), key=len, reverse=True):  # longest first: one may contain another
+    for secret in sorted(set(_secrets.copy()), key=len, reverse=True):
         text = text.replace(secret, "***")
-    text = re.sub(r"(?i)(\bbearer\s+|\bauthorization\W+(?:basic\s+)?|\bcookie\W+(?:b['\"])?)[^\s'\",]+", r"\1***", text)
-    text = re.sub(r"(https?:/)?/[^\s'\"?]+(\?[^\s\"]*)?", redacted_url, text)
-    return f"{text[:LONGEST_LINE]}... ({len(rest):,} characters more)" if rest else text
+    rest = len(text) - _LONGEST_LINE
+    text = _re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda match: repr(match[0])[1:-1], text[:_LONGEST_LINE])
+    text = _re.sub(r"(?i)(\b(?:set-cookie|cookie|(?:proxy-)?authorization)\b['\"]?\s*[:=,]\s*).*", r"\1***", text)
+    text = _re.sub(r"(?i)(\bbearer\s+)[^\s'\",]+", r"\1***", text)
+    text = _re.sub(r"(https?:/)?/[^\s'\"?]+(\?[^\s\"]*)?", _redact_url, text)
+    if rest > 0:
+        text += f"... ({rest:,} characters more)"
+    return text
 
 
-class LogLine(logging.Formatter):
-    """A line of the log file; a traceback follows, indented. What `extra` holds is for the file alone."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        columns = f"{self.formatTime(record)} {record.levelname:<8} {redacted(record.threadName or ''):<12}"
-        lines = [record.getMessage() + getattr(record, "failed_id", "")]
-        if failure := getattr(record, "failure", None):  # exc_info would be shown by a handler of the script's own, too
-            lines += "".join(traceback.format_exception(failure)).rstrip("\n").split("\n")
-        if record.exc_info:
-            lines += self.formatException(record.exc_info).split("\n")
-        if record.stack_info:
-            lines += record.stack_info.split("\n")
-        return f"{columns} " + "\n    ".join(map(redacted, lines))
-
-
-def is_terminal(stream: Any) -> bool:
+def _is_terminal(stream: Any) -> bool:
     """Whether a person is at the other end. On Windows NUL says so too (bpo-28654), but is a plain file underneath."""
     if stream is None or stream.closed or not stream.isatty():
         return False
     buffer = getattr(stream, "buffer", None)
-    raw = getattr(buffer, "raw", buffer)  # under `python -u` there is no buffer around it
-    return os.name != "nt" or not isinstance(raw, io.FileIO)
+    # Under `python -u` there is no buffer around the raw stream.
+    raw = getattr(buffer, "raw", buffer)
+    return _os.name != "nt" or not isinstance(raw, _io.FileIO)
 
 
-def say(text: str) -> None:
-    """A line on the terminal, above the bars; never on stdout, which is for the script's results."""
-    drawn = is_terminal(sys.stderr)
-    line = ("\r" if drawn else "") + redacted(text)  # over the echo of Ctrl-C
-    with contextlib.suppress(Exception):  # the terminal may be gone
-        # Without a terminal tqdm's lock may be held by a bar that waits for the log's.
-        PlainBar.write(line, file=sys.stderr or io.StringIO(), nolock=not drawn)
+def _say(text: str) -> None:
+    """Write a line to the terminal, above the bars; never to stdout, which is for the results of the script."""
+    line, is_drawn = _redact(text), _is_terminal(_sys.stderr)
+    if is_drawn:
+        # It goes over the echo of Ctrl-C.
+        line = "\r" + line
+    with _suppress(Exception):
+        # Without a terminal, a bar that waits for the lock of the log may hold the lock of tqdm.
+        _tqdm.tqdm.write(line, file=_sys.stderr or _io.StringIO(), nolock=not is_drawn)
 
 
-def make_private(path: str) -> None:
-    """Make sure that a file is there, and that its owner alone can read it."""
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-    os.chmod(path, 0o600)  # an older one may be open to others
+def _traceback_of(error: BaseException) -> list[str]:
+    """Return the lines of a traceback, or a reference if the log has had this one already."""
+    if hasattr(error, "_is_in_log"):
+        return [f"(for the traceback of this {type(error).__name__} see above)"]
+    vars(error)["_is_in_log"] = True
+    return "".join(_traceback.format_exception(error)).rstrip("\n").split("\n")
 
 
-class LogFile(logging.handlers.RotatingFileHandler):
-    """The log. Its owner alone can read it; what goes wrong with it is said on the terminal, once, and ends no run."""
+class _LogLine(_logging.Formatter):
+    """A line of the log file; a traceback follows, indented. `private` and `failure` of a record are for it alone."""
 
-    def __init__(self, path: str) -> None:
-        make_private(path)
-        super().__init__(path, maxBytes=LOG_BYTES, backupCount=5, encoding="utf-8", errors="backslashreplace")
-        self.said: set[str] = set()
+    def format(self, record: _logging.LogRecord) -> str:
+        columns = f"{self.formatTime(record)} {record.levelname:<8} {_redact(record.threadName or ''):<12}"
+        lines = [record.getMessage() + str(getattr(record, "private", ""))]
+        for error in (getattr(record, "failure", None), record.exc_info and record.exc_info[1]):
+            if isinstance(error, BaseException):
+                lines += _traceback_of(error)
+        if record.stack_info:
+            lines += record.stack_info.split("\n")
+        return f"{columns} " + "\n    ".join(map(_redact, lines))
 
-    def doRollover(self) -> None:
-        """Set the file aside under a name of its own: where that fails, nothing has moved, and it grows on."""
-        stream, self.stream = self.stream, None  # the next line opens the file again
-        if stream:
-            with contextlib.suppress(OSError), stream:
-                if not os.path.samestat(os.fstat(stream.fileno()), os.stat(self.baseFilename)):
-                    return  # another process has set it aside
-        try:
-            os.rename(self.baseFilename, f"{self.baseFilename}.{time.time_ns()}")
-            make_private(self.baseFilename)
-            self.maxBytes = LOG_BYTES
-            for old in sorted(glob.glob(f"{glob.escape(self.baseFilename)}.*"), key=os.path.getmtime)[:-5]:
-                os.remove(old)
-        except OSError as error:  # on Windows while another program has it open
-            self.maxBytes += LOG_BYTES // 10  # so much later it tries again
-            self.say_once(f"{self.baseFilename} cannot be rotated and grows on: {error.strerror}")
 
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Logging's own report would show the arguments of the message, tokens too."""
-        error = sys.exc_info()[1] or Exception()
-        place = self.baseFilename if isinstance(error, OSError) else f"{record.pathname}:{record.lineno}"
-        self.say_once(f"{place}: {describe(error)}")
+class _LogFile(_logging.FileHandler):
+    """The log file. What goes wrong with it is said on the terminal, once, and ends no run."""
 
-    def say_once(self, problem: str) -> None:
-        if problem not in self.said:
-            self.said.add(problem)
-            say(problem)
+    said = ""
+
+    def handleError(self, record: _logging.LogRecord) -> None:
+        """Say what went wrong; the report of `logging` would show the arguments of the message, tokens too."""
+        error = _sys.exc_info()[1] or Exception()
+        problem = f"{record.pathname}:{record.lineno}: {_describe(error)}"
+        if isinstance(error, OSError):
+            problem = f"{self.baseFilename}: {_describe(error)}"
+        if problem != self.said:
+            self.said = problem
+            _say(problem)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk keeps what could not be written for this moment
+        # A full disk keeps for this moment what could not be written.
+        with _suppress(OSError):
             super().close()
 
 
-class Terminal(logging.Handler):
-    """Log messages on the terminal, above the bars; tqdm's own redirection ignores levels (tqdm#1272)."""
+class _Terminal(_logging.Handler):
+    """Log messages on the terminal, above the bars; the redirection of tqdm ignores levels (tqdm#1272)."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(Exception):  # the arguments may not fit the message: see LogFile
-            say(record.getMessage())
+    def emit(self, record: _logging.LogRecord) -> None:
+        if hasattr(record, "file_only"):
+            return
+        with _suppress(Exception):
+            words = record.getMessage()
+            # They log what callbacks and tasks raise that nobody asks for; it may quote a patient.
+            if record.name in ("concurrent.futures", "asyncio"):
+                _figures.count("", "unheard errors")
+                words = f"unheard error in {record.name}, see the log"
+            _say(words)
 
 
-def script_name() -> str:
-    """The file that Python was started with, without `.py`; in a notebook, this file."""
-    path = Path(getattr(sys.modules["__main__"], "__file__", None) or globals().get("__file__", "eb_script.py"))
-    return path.parent.name if path.stem == "__main__" else path.stem.strip("<>")  # as in <stdin>
+def _script_name() -> str:
+    """Return the name of the file that Python was started with, without `.py`; in a notebook, of this file."""
+    path: str = getattr(_sys.modules["__main__"], "__file__", None) or _NAMES.get("__file__", "eb_script.py")
+    path = _os.path.abspath(path).removesuffix(f"{_os.sep}__main__.py")
+    return _os.path.splitext(_os.path.basename(path))[0].strip("<>")
 
 
-def open_log(stack: contextlib.ExitStack, terminal: Terminal) -> None:
-    """Send what is logged, the script's own lines too, to a file and to the terminal, until `stack` is closed."""
-    root, path = logging.getLogger(), f"{script_name()}.log"
-    stack.callback(root.removeHandler, terminal)
+def _make_private(path: str) -> bool:
+    """Create the log if need be; return whether it is a plain file of ours that only its owner can read."""
+    # O_NONBLOCK: a pipe without a reader is an error then, and not waited for.
+    _os.close(_os.open(path, _os.O_CREAT | _os.O_WRONLY | getattr(_os, "O_NONBLOCK", 0), 0o600))
+    is_ours = _os.path.isfile(path) and _os.stat(path).st_uid == getattr(_os, "geteuid", int)()
     try:
-        log = LogFile(path)
-        stack.callback(log.close)
-        root.addHandler(log)
-        stack.callback(root.removeHandler, log)
+        if is_ours:
+            _os.chmod(path, 0o600)
+    except PermissionError:
+        return False
+    return is_ours
+
+
+def _set_aside(path: str) -> str:
+    """Rename a log over _LOG_BYTES, and keep five such; return what went wrong: Windows refuses while it is open."""
+    try:
+        if _os.path.isfile(path) and _os.path.getsize(path) >= _LOG_BYTES:
+            _os.chmod(path, 0o600)
+            _os.rename(path, f"{path}.{_time.time_ns()}")
+            for old in sorted(_glob.glob(f"{_glob.escape(path)}.[0-9]*"), key=_os.path.getmtime)[:-5]:
+                _os.remove(old)
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be written ({error}): start the script in another folder") from error
-    finally:
-        root.addHandler(terminal)  # after the file, which never waits for anybody
-    log.setFormatter(LogLine())
-    log.setLevel(LOG_LEVEL if isinstance(LOG_LEVEL, int) else logging.INFO)  # login() raises for it
-    root.setLevel(min(log.level, logging.INFO))
-    for library in ("httpx", "httpcore", "httpx2", "httpcore2"):  # their lines hold full URLs and cookies
-        logging.getLogger(library).setLevel(logging.WARNING)
-    if reconfigure := getattr(sys.stdout, "reconfigure", None):  # colorama's stand-in, which tqdm brings, has it too
-        reconfigure(errors="backslashreplace")  # a letter that a pipe on Windows cannot hold ends no run
-    python = f"Python {sys.version.split()[0]} on {sys.platform}, process {os.getpid()}"
-    logger.info("%s started, template %s, %s", script_name(), TEMPLATE_VERSION, python)
+        return f"{path} cannot be set aside and grows on: {error.strerror}"
+    return ""
 
 
-# ====================================================================================================== Engine: retries
-
-RETRIED_STATUSES = (408, 425, 429)  # and every 5xx but 501
-RETRIED_ERRORS = (httpx.TransportError, httpx.DecodingError, json.JSONDecodeError, UnicodeDecodeError)
-NOT_SENT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-
-
-def pickled(error: httpx.HTTPStatusError) -> tuple[Any, ...]:
-    """How it goes from a child process to its parent: without this, a multiprocessing.Pool would wait for ever."""
-    make = functools.partial(httpx.HTTPStatusError, request=error.request, response=error.response)
-    return make, error.args, vars(error)
+def _log_to(stack: _ExitStack, handler: _logging.Handler) -> None:
+    """Send what is logged, also by the script, to a handler until `stack` closes."""
+    root = _logging.getLogger()
+    root.addHandler(handler)
+    stack.callback(handler.close)
+    stack.callback(root.removeHandler, handler)
 
 
-copyreg.pickle(httpx.HTTPStatusError, pickled)
-
-
-def is_retryable(error: Exception, idempotent: bool = True) -> bool:
-    """Whether another attempt can help, and cannot create a second thing."""
-    status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
-    if isinstance(error, httpx.UnsupportedProtocol) or is_untrusted(error):
-        return False
-    if isinstance(error, json.JSONDecodeError) and not error.doc:  # a 204, say: it means what it says
-        return False
-    if not idempotent:
-        return status == 429 or isinstance(error, NOT_SENT_ERRORS)
-    return status in RETRIED_STATUSES or (status >= 500 and status != 501) or isinstance(error, RETRIED_ERRORS)
-
-
-def is_unknown_host(error: BaseException) -> bool:
-    """Whether no such host is known."""
-    reason = reason_of(error)
-    return isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME
-
-
-def http_date(value: str) -> datetime | None:
-    """A date of an HTTP header (RFC 9110, section 5.6.7), in UTC where it does not say; None for nonsense."""
+def _open_log(stack: _ExitStack, path: str) -> None:
+    """Send what is logged to a file, until `stack` closes. Raises ConfigurationError if it cannot be written."""
+    problem = _set_aside(path)
     try:
-        date = email.utils.parsedate_to_datetime(value)
-        return date.replace(tzinfo=date.tzinfo or timezone.utc)
-    except Exception:  # TypeError, ValueError or OverflowError, by version of Python
-        return None
+        is_private = _make_private(path)
+        log = _LogFile(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        fix = "start the script in a folder where you may write"
+        raise ConfigurationError(f"{path} cannot be written ({error.strerror}): {fix}") from error
+    log.setFormatter(_LogLine())
+    # For a level that is none `login` raises, and the log says so.
+    log.setLevel(LOG_LEVEL if isinstance(LOG_LEVEL, int) else _logging.INFO)
+    _log_to(stack, log)
+    # The lines of httpx and httpcore hold full URLs and cookies.
+    levels = dict.fromkeys(("httpx", "httpcore", "httpx2", "httpcore2"), _logging.WARNING)
+    for name, level in {"root": min(log.level, _logging.INFO), **levels}.items():
+        changed = _logging.getLogger(name)
+        stack.callback(changed.setLevel, changed.level)
+        changed.setLevel(level)
+    if problem:
+        _logger.warning(problem)
+    if not is_private:
+        _logger.warning("%s is no plain file of yours, or cannot be made private: others may read it", path)
+    python = f"Python {_sys.version.split()[0]} on {_sys.platform}, process {_os.getpid()}"
+    _logger.info("%s started, template %s, %s", _script_name(), TEMPLATE_VERSION, python)
 
 
-def retry_after_seconds(value: str, now: datetime) -> float:
-    """The seconds that a Retry-After header asks for (RFC 9110, section 10.2.3: a number or a date); 0 for nonsense."""
-    if re.fullmatch("[0-9]+", value.strip()):
+# ============================================================================================================= Retries
+
+# And every 5xx but 501.
+_RETRIED_STATUSES = (408, 425, 429)
+_RETRIED_ERRORS = (_httpx.TransportError, _httpx.DecodingError, _json.JSONDecodeError, UnicodeDecodeError)
+_NOT_SENT_ERRORS = (_httpx.ConnectError, _httpx.ConnectTimeout, _httpx.PoolTimeout)
+
+
+def _status_of(error: BaseException | None) -> int:
+    """Return the status of a refused call; 0 if it got no answer."""
+    if isinstance(error, _httpx.HTTPStatusError):
+        return error.response.status_code
+    return 0
+
+
+def _is_rate_limit(error: Exception) -> bool:
+    """Whether the call came too early and was not carried out: 429, or another 4xx with a Retry-After."""
+    status = _status_of(error)
+    return status == 429 or (400 <= status < 500 and "Retry-After" in error.response.headers)  # type: ignore[attr-defined]
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Whether nothing gets through until a setting has changed. A 407 of a proxy, repeated, locks the account."""
+    if isinstance(error, _httpx.ProxyError):
+        return str(error).startswith("4")
+    return isinstance(error, _httpx.UnsupportedProtocol) or _tls_hint(error) != ""
+
+
+def _is_retryable(error: Exception, idempotent: bool = True) -> bool:
+    """Whether another attempt can help, and cannot create a second thing."""
+    if _is_hopeless(error):
+        return False
+    if _is_rate_limit(error) or isinstance(error, _NOT_SENT_ERRORS):
+        return True
+    status = _status_of(error)
+    passing = status in _RETRIED_STATUSES or (status >= 500 and status != 501)
+    return idempotent and (passing or isinstance(error, _RETRIED_ERRORS))
+
+
+def _retry_after_seconds(value: str, now: _datetime) -> float:
+    """Return the seconds that a Retry-After asks for, by a number or a date (RFC 9110, 10.2.3); 0 for nonsense."""
+    if _re.fullmatch("[0-9]+", value.strip()):
         return float(value)
     try:
-        date = http_date(value)
-        return max(0.0, (date - now).total_seconds()) if date else 0.0
-    except OverflowError:  # an impossible time zone
+        date = _email.parsedate_to_datetime(value)
+        date = date.replace(tzinfo=date.tzinfo or _timezone.utc)
+        return max(0.0, (date - now).total_seconds())
+    except (TypeError, ValueError, OverflowError):
         return 0.0
 
 
-def retry_delay(failures: int, retry_after: float = 0.0) -> float:
-    """Seconds to wait after so many failed attempts: exponential backoff on top of Retry-After, capped.
-
-    Its jitter keeps threads that failed together from coming back together.
-    """
-    backoff = min(MAX_WAIT_BEFORE_RETRY, WAIT_BEFORE_RETRY * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1)
-    return min(MAX_WAIT_BEFORE_RETRY, retry_after + backoff)
+def _retry_delay(failures: int, retry_after: float = 0.0) -> float:
+    """Return the seconds to wait after so many failures: Retry-After and a capped, jittered exponential backoff."""
+    backoff = min(MAX_WAIT_BEFORE_RETRY, WAIT_BEFORE_RETRY * 2.0 ** min(failures - 1, 30))
+    return min(MAX_WAIT_BEFORE_RETRY, retry_after + backoff * _random.uniform(0.5, 1))
 
 
-def plan_retry(error: Exception, failures: int, retryable: Callable[[Exception], bool]) -> float | None:
-    """Seconds until the next attempt; None when there is to be none."""
-    if hasattr(error, "api_function"):  # out of an API function that this one calls, and that has tried what it can
-        return None
-    if failures >= ERROR_MAX_RETRY or not retryable(error):
-        return None
-    if not isinstance(error, httpx.HTTPStatusError):
-        return retry_delay(failures)
-    headers = error.response.headers
-    now = http_date(headers.get("Date", "")) or datetime.now(timezone.utc)  # this machine's clock may be wrong
-    retry_after = retry_after_seconds(headers.get("Retry-After", ""), now)
-    if retry_after > MAX_WAIT_BEFORE_RETRY:
-        text = f"Retry-After is {retry_after:.0f} s, MAX_WAIT_BEFORE_RETRY {MAX_WAIT_BEFORE_RETRY} s: run again later"
-        error.args = (text,)
-        return None
-    return retry_delay(failures, retry_after)
+def _plan_retry(error: Exception, failures: int) -> float | None:
+    """Return the seconds until the next attempt; None if Retry-After asks for more than is waited."""
+    if not isinstance(error, _httpx.HTTPStatusError):
+        return _retry_delay(failures)
+    header = error.response.headers.get("Retry-After", "")
+    retry_after = _retry_after_seconds(header, _datetime.now(_timezone.utc))
+    if retry_after <= MAX_WAIT_BEFORE_RETRY:
+        return _retry_delay(failures, retry_after)
+    limit = f"MAX_WAIT_BEFORE_RETRY {MAX_WAIT_BEFORE_RETRY} s"
+    error.args = (f"Retry-After is {retry_after:.0f} s, {limit}: run again later",)
+    return None
 
 
-def with_retries(name: str, attempt: Callable[[], T], retryable: Callable[[Exception], bool] = is_retryable) -> T:
-    """The result of `attempt`, made again as `plan_retry` says. When it gives up, the original exception is raised."""
+def _excerpt(error: Exception) -> str:
+    """Return the start of a refused answer, which often says why. It is for the log file, which is private."""
+    for refused in (error, error.__cause__):
+        if isinstance(refused, _httpx.HTTPStatusError):
+            with _suppress(_httpx.StreamError):
+                return f": {refused.response.text[:_LONGEST_EXCERPT]}"
+    return ""
+
+
+def _given_up_by(error: BaseException) -> str:
+    """Return the API function that has tried what it can, and has given up with this error; "" if there is none."""
+    return str(getattr(error, "_given_up_by", ""))
+
+
+def _with_retries(name: str, call: Callable[[], _T], retryable: _Decision) -> _T:
+    """Return the result of `call`, made again as the functions above say; in the end raise its last exception."""
     failures = 0
     while True:
         try:
-            return attempt()
+            return call()
         except Exception as error:
-            failures += 1
-            delay = plan_retry(error, failures, retryable)
+            failures, delay = failures + 1, None
+            # An API function that this one calls has tried it often enough.
+            if not _given_up_by(error) and failures < ERROR_MAX_RETRY and retryable(error):
+                delay = _plan_retry(error, failures)
+            words, private = f"{name}: {_describe(error)}, attempt {failures}", {"private": _excerpt(error)}
             if delay is None:
-                logger.info("%s: %s, attempt %d, given up", name, describe(error), failures)
+                _logger.info("%s, given up", words, extra=private)
                 _figures.count(name, "failures")
-                vars(error).setdefault("api_function", name)  # for plan_retry, and for the closing line
+                vars(error).setdefault("_given_up_by", name)
                 raise
-            logger.warning("%s: %s, attempt %d, next in %.1f s", name, describe(error), failures, delay)
+            _logger.warning("%s, next in %.1f s", words, delay, extra=private)
         _stop.sleep(delay)
 
 
-def measured(name: str, call: Callable[[], T]) -> Callable[[], T]:
-    """`call`, each attempt at which is counted, timed and, at DEBUG, logged under the name of its API function."""
-    numbers = itertools.count(1)
+# ======================================================================================================== HTTP clients
 
-    def attempt() -> T:
-        _stop.check()
-        number, status, started = next(numbers), "ended", time.perf_counter()
-        try:
-            result = call()
-            status = "ok"
-            return result
-        except Exception as error:
-            status = describe(error)
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            _figures.count(name, "calls" if number == 1 else "retries", round(seconds * 1000))
-            logger.debug("%s attempt %d: %s in %.3f s", name, number, status, seconds)
-
-    return attempt
+# Node.js and uvicorn close idle connections after 5 s. Ours close first, rather than write into a closing one.
+_IDLE_SECONDS = 4
+_CONNECT_SECONDS = 5
+_SLOW_CONNECT_SECONDS = 1
 
 
-# ================================================================================================= Engine: HTTP clients
-
-
-class ThreadState(threading.local):
+class _ThreadState(_State, _threading.local):
     """What each thread has of its own."""
 
     client: httpx.Client | None = None
-    level = 0  # see ThreadPool: 1 in a worker of the main pool, 2 in one of the subtasks pool
-    position = 0  # of its bar: 1, 2, ... in the workers of both pools
-    app: str | None = None  # the service that the decorator of the API function it is in names
-    tls_lock = threading.Lock()  # one for all threads
+    # The service that the API function in progress names, and the answer that it got through our client.
+    app: str | None = None
+    response: httpx.Response | None = None
+    # 1 in a worker of the main pool, 2 in one of the subtasks pool: see _ThreadPool.
+    level = 0
+    # The row of its bar: 1, 2, ... in the workers of both pools.
+    position = 0
+    # The host that it began to connect to, and when (time.monotonic).
+    connecting = ("", 0.0)
+
+    def reset(self) -> None:
+        self.__dict__.clear()
+        # Those of its connections.
+        self.streams: set[Any] = set()
 
 
-_thread = ThreadState()
+class _Connections(_State):
+    """The connections without work. They are closed after some seconds, whichever thread they belong to."""
+
+    def reset(self) -> None:
+        self.lock = _threading.RLock()
+        # Stream -> since when it is idle (time.monotonic), all streams of its thread.
+        self.idle: dict[Any, tuple[float, set[Any]]] = {}
+        self.watcher: _threading.Thread | None = None
+
+    def watch(self) -> None:
+        """Start to close them, unless that has been started."""
+        if self.watcher is None:
+            self.watcher = _threading.Thread(target=self.close_idle, name="connections", daemon=True)
+            self.watcher.start()
+
+    def take(self, streams: set[Any]) -> None:
+        """Keep the connections of a thread open from now on: a call begins, and may use any of them."""
+        with self.lock:
+            for stream in streams:
+                self.idle.pop(stream, None)
+
+    def give_back(self, streams: set[Any]) -> None:
+        """Note that those connections of a thread without a call are idle from now on: a call has ended."""
+        with self.lock:
+            for stream in streams:
+                if not stream.has_call:
+                    self.idle[stream] = _now(), streams
+
+    def close_idle(self) -> None:
+        while True:
+            _time.sleep(_IDLE_SECONDS / 4)
+            with self.lock:
+                for stream, (since, streams) in tuple(self.idle.items()):
+                    if since < _now() - _IDLE_SECONDS:
+                        # httpx notices that it is closed before it would use it again.
+                        stream.close()
+                        streams.discard(stream)
+                        del self.idle[stream]
 
 
-def close_client(client: httpx.Client, process: int) -> None:
-    """When its thread has ended; not in a child made by fork, where another thread's lock may be locked for ever."""
-    if os.getpid() == process:
-        client.close()
+_connections = _Connections()
+_thread = _ThreadState()
+tokens: dict[str, dict[str, Any]] = {}
 
 
-def skip_cookies(cookies: httpx.Cookies) -> None:
-    """Look for cookies only in an answer that sets one: to find none takes httpx a tenth of the CPU of a call."""
-    extract = cookies.extract_cookies
-    cookies.extract_cookies = lambda answer: extract(answer) if "set-cookie" in answer.headers else None  # type: ignore
+def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Unpack gzip of any number of parts (RFC 1952, section 2.2); httpx takes the first for all, and misses a cut."""
+    unpacker = None
+    for chunk in chunks:
+        while chunk:
+            if unpacker is None or unpacker.eof:
+                unpacker = _zlib.decompressobj(_zlib.MAX_WBITS | 16)
+            try:
+                yield unpacker.decompress(chunk)
+            except _zlib.error as error:
+                raise _httpx.DecodingError(str(error)) from error
+            chunk = unpacker.unused_data
+    if unpacker and not unpacker.eof:
+        raise _httpx.DecodingError("the body is cut: its gzip has no end")
 
 
-class DeadlineStream(httpx.SyncByteStream):
+class _Body(_httpx.SyncByteStream):
     """The body of an answer, cut off at a deadline: httpx only limits the wait for its next byte (httpx#1450)."""
 
-    def __init__(self, body: Any, deadline: float) -> None:
-        self.body, self.deadline = body, deadline
+    def __init__(self, response: httpx.Response) -> None:
+        self.body: Any = response.stream
+        self.end = response.request.extensions["deadline"]
+        self.connection = response.extensions["network_stream"]
+        self.streams = _thread.streams
+        self.streams.add(self.connection)
+        self.connection.has_call = True
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self.body:
-            if time.monotonic() > self.deadline:
-                raise httpx.ReadTimeout(f"not complete after API_DEADLINE = {API_DEADLINE} s")
+            if _now() > self.end:
+                raise _httpx.ReadTimeout(f"not complete after API_DEADLINE = {API_DEADLINE} s")
             yield chunk
 
     def close(self) -> None:
         self.body.close()
+        self.connection.has_call = False
+        _connections.give_back(self.streams)
 
 
-def start_deadline(request: httpx.Request) -> None:
-    request.extensions["deadline"] = time.monotonic() + API_DEADLINE
+class _GzipBody(_Body):
+    def __iter__(self) -> Iterator[bytes]:
+        return _gunzip(super().__iter__())
 
 
-def keep_deadline(response: httpx.Response) -> None:
-    response.stream = DeadlineStream(response.stream, response.request.extensions["deadline"])
+def _on_connect(event: str, details: dict[str, Any]) -> None:
+    """Log a slow connect. The addresses of a host are tried in turn, and nothing else tells that the first is dead."""
+    if event == "connection.connect_tcp.started":
+        _thread.connecting = details["host"], _now()
+    elif event == "connection.connect_tcp.complete":
+        host, started = _thread.connecting
+        if _now() > started + _SLOW_CONNECT_SECONDS:
+            _logger.warning("%s: connected after %.1f s; one of its addresses may be dead", host, _now() - started)
 
 
-@functools.cache  # call it under tls_lock: the cache alone lets threads that start together make one each
-def shared_tls_context() -> ssl.SSLContext:
-    """The TLS context of all clients: loading the CA certificates for each would take 30 ms of CPU.
-
-    It holds those of SSL_CERT_FILE, else those of the operating system (on Windows its store) and of certifi.
-    """
-    try:
-        context = httpx.create_ssl_context()
-    except OSError as error:
-        path = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
-        raise ConfigurationError(f"SSL_CERT_FILE = {path!r}: {error}; name a PEM file of CA certificates") from error
-    if not os.environ.get("SSL_CERT_FILE"):
-        context.load_default_certs()
-    context.set_alpn_protocols(["http/1.1"])
-    # httpcore sets it again on each connect, which corrupts other threads' handshakes (cpython#141012).
-    context.set_alpn_protocols = lambda protocols: None  # type: ignore[method-assign, assignment]
-    return context
-
-
-def get_httpx_client() -> httpx.Client:
-    """This thread's client, kept alive between calls; one shared by all threads loses requests (httpcore#1110)."""
-    client = _thread.client
-    if client is None or client.is_closed:
-        with _thread.tls_lock:
-            context = shared_tls_context()
-        # Node.js and uvicorn close idle connections after 5 s: close ours first, rather than write into a closing one.
-        limits = httpx.Limits(keepalive_expiry=4)
-        direct = {"http://": None}  # it goes to this machine only: never through a proxy
-        try:
-            client = httpx.Client(verify=context, timeout=API_TIMEOUT, limits=limits, mounts=direct)
-        except (ImportError, ValueError, httpx.InvalidURL) as error:
-            raise ConfigurationError(f"HTTPS_PROXY, ALL_PROXY or NO_PROXY cannot be used: {error}") from error
-        client.event_hooks = {"request": [start_deadline], "response": [keep_deadline]}
-        _thread.client = client
-        skip_cookies(client.cookies)
-        weakref.finalize(threading.current_thread(), close_client, client, os.getpid()).atexit = False
-    return client
-
-
-# ============================================================================================= Engine: login and tokens
-
-REFRESH, LOGIN = 1, 2  # the ways to new tokens, in the order in which they are tried
-
-tokens: dict[str, dict[str, Any]] = {}  # service -> {"access_token", "refresh_token", ...}
-
-
-def url_of(app: str, endpoint: str) -> str:
-    """The address of an endpoint. Raises ConfigurationError for one that MICROSERVICES does not have."""
-    endpoints = MICROSERVICES[app]["endpoints"]
-    if endpoint not in endpoints:
-        raise ConfigurationError(f"{app} has no endpoint {endpoint!r} in MICROSERVICES; it has {', '.join(endpoints)}")
-    return f"{MICROSERVICES[app]['base_url'].rstrip('/')}/{endpoints[endpoint].lstrip('/')}"
-
-
-def checked_tokens(url: str, endpoint: str, answer: Any) -> dict[str, Any]:
-    """`answer`, if it holds what a session needs; a token must fit into a header (RFC 6750, section 2.1)."""
-    session: dict[str, Any] = dict(answer) if isinstance(answer, dict) else {}
-    token, user, refresh_token = (session.get(key) for key in ("access_token", "userId", "refresh_token"))
-    if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise LoginError(f"no usable access_token in the answer of {url}; check the address; {CHECK}")
-    if endpoint == "login" and (isinstance(user, bool) or not isinstance(user, (str, int)) or user == ""):
-        raise LoginError(f"no usable userId in the answer of {url}; {CHECK}")
-    if not isinstance(refresh_token, str):
-        session.pop("refresh_token", None)
-    return session
-
-
-def refuse_other_service(app: str, request: httpx.Request) -> None:
-    """Raise ConfigurationError if a call was sent with the access token of another service than its decorator names."""
+def _refuse_other_service(app: str, request: httpx.Request) -> None:
+    """Raise ConfigurationError if a call sends the access token of another service than its decorator names."""
     sent = request.headers.get("Authorization")
-    senders = [each for each in tokens if sent == f"Bearer {tokens[each]['access_token']}"]
+    senders = [each for each, session in tokens.items() if sent == f"Bearer {session['access_token']}"]
     if senders and app not in senders:
         raise ConfigurationError(f"a call sends the access token of {senders[0]}, its decorator names {app}: name one")
 
 
-class Sessions:
-    """Who is logged in, and how the tokens are renewed that the platform refuses (401).
+def _on_request(request: httpx.Request) -> None:
+    """Limit the time of an attempt, and that to connect, whatever the `timeout=` of a call says."""
+    if _thread.app is not None:
+        _refuse_other_service(_thread.app, request)
+    timeouts = request.extensions["timeout"]
+    timeouts["connect"] = min(timeouts["connect"] or _CONNECT_SECONDS, _CONNECT_SECONDS)
+    _connections.take(_thread.streams)
+    # With a connection at hand there is nothing to watch, and httpcore takes its time to tell of each step.
+    if not _thread.streams:
+        request.extensions["trace"] = _on_connect
+    request.extensions["sent"] = _time.perf_counter()
+    request.extensions["deadline"] = _now() + API_DEADLINE
 
-    One renewal for each refused token, however many threads saw it refused: a refresh, else a new login everywhere.
+
+def _note_reads(stream: Any) -> None:
+    """Have a connection note when it was last read from."""
+    stream.last_read, read = _time.perf_counter(), stream.read
+
+    def read_and_note(*arguments: Any, **options: Any) -> Any:
+        data = read(*arguments, **options)
+        stream.last_read = _time.perf_counter()
+        return data
+
+    stream.read = read_and_note
+
+
+def _refuse_early(response: httpx.Response) -> None:
+    """Raise for an answer that was there before its call: one that came twice, and httpx has read with the first."""
+    stream = response.extensions["network_stream"]
+    if not hasattr(stream, "last_read"):
+        _note_reads(stream)
+    elif stream.last_read < response.request.extensions["sent"]:
+        raise _httpx.RemoteProtocolError("the answer came before its call")
+
+
+def _on_response(response: httpx.Response) -> None:
+    """Take over the body, and raise for a status that is never a success, even if the function forgets to."""
+    _thread.response = response
+    _refuse_early(response)
+    encoding, body = response.headers.get("Content-Encoding", "").lower(), _Body
+    if encoding in ("gzip", "x-gzip"):
+        del response.headers["Content-Encoding"]
+        body = _GzipBody
+    elif encoding and _re.search("gzip|compress|deflate|br|zstd", encoding):
+        raise _httpx.DecodingError(f"the answer is packed as {encoding}, which nobody has asked for")
+    response.stream = body(response)
+    is_refused = response.status_code in (401, *_RETRIED_STATUSES) or response.status_code >= 500
+    if is_refused and _thread.app is not None:
+        response.read()
+        response.raise_for_status()
+
+
+@_cache
+def _shared_tls_context() -> _ssl.SSLContext:
+    """Return the TLS context of all clients, as loading the CA certificates for each would take 30 ms of CPU."""
+    try:
+        context = _httpx.create_ssl_context()
+    except OSError as error:
+        path = _os.environ.get("SSL_CERT_FILE") or _os.environ.get("SSL_CERT_DIR")
+        raise ConfigurationError(f"SSL_CERT_FILE = {path!r}: {error}; name a PEM file of CA certificates") from error
+    if not _os.environ.get("SSL_CERT_FILE"):
+        context.load_default_certs()
+    context.set_alpn_protocols(["http/1.1"])
+    # httpcore sets it again on each connect, which corrupts the handshakes of other threads (cpython#141012).
+    context.set_alpn_protocols = lambda protocols: None  # type: ignore[method-assign, assignment]
+    return context
+
+
+class _Client(_httpx.Client):
+    """A client that closes when its thread ends; not in a child made by fork: a lock that it needs may be held."""
+
+    process = 0
+
+    # Names of the module may be gone when Python ends, defaults are not.
+    def __del__(self, getpid: Any = _os.getpid, is_ending: Any = _sys.is_finalizing) -> None:
+        if self.process == getpid() and not is_ending():
+            self.close()
+
+
+def get_httpx_client() -> httpx.Client:
+    """Return the client of this thread, kept alive between calls: a shared one loses requests (httpcore#1110)."""
+    if _thread.client is not None and not _thread.client.is_closed:
+        return _thread.client
+    # Without the lock, threads that start together would make a context each.
+    with _connections.lock:
+        context = _shared_tls_context()
+    client = _Client(
+        verify=context,
+        timeout=API_TIMEOUT,
+        limits=_httpx.Limits(keepalive_expiry=_IDLE_SECONDS),
+        # http:// goes to this machine only, and never through a proxy.
+        mounts={"http://": None},
+        headers={"Accept-Encoding": "gzip"},
+        event_hooks={"request": [_on_request], "response": [_on_response]},
+    )
+    client.process = _os.getpid()
+    # The access token alone says who calls: a cookie that has expired may count more than a good token.
+    client.cookies.extract_cookies = lambda response: None  # type: ignore[method-assign]
+    _thread.client = client
+    return client
+
+
+def _explain(error: Exception) -> None:
+    """Raise WrongValue in place of an error that would come again, and whose text does not say why."""
+    response = _thread.response
+    if response is None:
+        return
+    # An empty 200 is a fault. Others mean what they say, and a 201 that is asked for again may create a second thing.
+    if isinstance(error, _json.JSONDecodeError) and not error.doc and response.status_code != 200:
+        raise WrongValue(f"HTTP {response.status_code}: {_NO_BODY}") from error
+    # A body that is cut in the middle of a letter is tried again.
+    if isinstance(error, UnicodeDecodeError) and error.reason != "unexpected end of data":
+        charset = response.charset_encoding or "no charset"
+        raise WrongValue(f"the answer is not in UTF-8, as JSON has to be; its Content-Type says {charset}") from error
+
+
+def _refuse_unstarted(name: str, result: object) -> None:
+    """Raise WrongValue for the result of a generator function or an async function: nothing of it has run."""
+    if isinstance(result, (_abc.Generator, _abc.Coroutine, _abc.AsyncGenerator)):
+        if isinstance(result, _abc.Coroutine):
+            result.close()
+        kind = type(result).__name__
+        raise WrongValue(f"{name} returns a {kind}, of which nothing has run: use return, not yield or async")
+
+
+class _Attempts:
+    """The attempts at one call. Each is counted, timed and, at DEBUG, logged."""
+
+    def __init__(self, app: str | None, name: str, call: Callable[[], Any]) -> None:
+        self.app, self.name, self.call = app, name, call
+        self.number, self.event = 0, "calls"
+
+    def __call__(self) -> Any:
+        _stop.check()
+        self.number += 1
+        outer, _thread.app, _thread.response = _thread.app, self.app, None
+        status, started = "ended", _time.perf_counter()
+        try:
+            result = self.call()
+            _refuse_unstarted(self.name, result)
+            status = "ok"
+            return result
+        except Exception as error:
+            status = _describe(error)
+            _explain(error)
+            raise
+        finally:
+            seconds = _time.perf_counter() - started
+            _thread.app, _thread.response = outer, None
+            _figures.count(self.name, self.event, seconds)
+            self.event = "retries"
+            _logger.debug("%s attempt %d: %s in %.3f s", self.name, self.number, status, seconds)
+
+
+# ==================================================================================================== Login and tokens
+
+# The steps against a 401, in their order.
+_REFRESH, _LOGIN, _WAIT = 1, 2, 3
+# Until then a new token may not be known on every machine of the platform.
+_NEW_TOKEN_SECONDS = 3
+
+
+def url_of(app: str, endpoint: str) -> str:
+    """Return the address of an endpoint. Raises ConfigurationError for one that MICROSERVICES does not have."""
+    service, paths = MICROSERVICES[app], MICROSERVICES[app]["endpoints"]
+    if endpoint not in paths:
+        raise ConfigurationError(f"{app} has no endpoint {endpoint!r} in MICROSERVICES; it has {', '.join(paths)}")
+    return f"{service['base_url'].rstrip('/')}/{paths[endpoint].lstrip('/')}"
+
+
+class _WebPage(LoginError):
+    """A page in HTML, where tokens were expected. It may go away, unlike a refusal."""
+
+
+def _is_unknown_host(error: BaseException) -> bool:
+    """Whether there is no host of that name."""
+    reason = _system_error(error)
+    return isinstance(reason, _socket.gaierror) and reason.errno == _socket.EAI_NONAME
+
+
+def _refusal(app: str, endpoint: str, error: httpx.HTTPStatusError, user: str) -> LoginError:
+    """Return why a call for tokens was refused, in words that lead to the fix."""
+    words = f"refused with {_describe(error)}"
+    if _is_web_page(error.response):
+        return _WebPage(f"{words} at {error.request.url}: a firewall, a portal, or a wrong address")
+    if _status_of(error) == 401 and endpoint == "login":
+        return LoginError(f"{words} for user {user}: check EB_USER_NAME and EB_PASSWORD")
+    if _status_of(error) in (401, 403) and endpoint == "config_token":
+        return LoginError(f"{words}: user {user} may not use {app}, or its app_id in MICROSERVICES is wrong")
+    return LoginError(f"{words} at {error.request.url}; check the address")
+
+
+def _checked_tokens(url: str, endpoint: str, answer: Any) -> dict[str, Any]:
+    """Return an answer if a session can use it: its token fits into a header (RFC 6750). Else raise LoginError."""
+    session: dict[str, Any] = answer if isinstance(answer, dict) else {}
+    token, user_id = session.get("access_token"), session.get("userId")
+    if not isinstance(token, str) or not _re.fullmatch(r"[\x21-\x7e]+", token):
+        raise LoginError(f"no usable access_token in the answer of {url}; check the address; {_CHECK}")
+    if endpoint == "login" and (type(user_id) not in (str, int) or user_id == ""):
+        raise LoginError(f"no usable userId in the answer of {url}; {_CHECK}")
+    if not isinstance(session.get("refresh_token"), str):
+        session.pop("refresh_token", None)
+    return session
+
+
+class _Renewals:
+    """What became of the tokens of one service."""
+
+    # How often they came. A call notes it, to tell later whether those that it was made with were refused.
+    count = 0
+    # When they came (time.monotonic).
+    received = -_math.inf
+    # By which step they came, if for a refused call; 0 once the service accepts them.
+    step = 0
+    # When there was last a login because of a refused call.
+    last_login = -_math.inf
+
+
+class _Sessions(_State):
+    """Who is logged in, and how tokens are renewed that the platform refuses (401).
+
+    There is one renewal for each refused token, however many threads saw it refused.
     """
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()  # held while sessions are opened or renewed
+    def reset(self) -> None:
+        # Held while sessions are opened or renewed.
+        self.lock = _threading.Lock()
         self.credentials: dict[str, str] = {}
-        self.renewals: Counter[str] = Counter()  # service -> how often its tokens came: the number of the current ones
-        self.tried: Counter[str] = Counter()  # service -> REFRESH or LOGIN, for refused ones; 0 once it accepts them
-        self.received: dict[str, float] = {}  # service -> when its tokens came (time.monotonic)
+        self.renewals: dict[str, _Renewals] = _defaultdict(_Renewals)
+        tokens.clear()
 
     def log_in(self, user: str, password: str) -> None:
-        """Open all sessions for this user; a host that is unknown now will not be known soon. Raises LoginError."""
+        """Open all sessions for a user. A web page or an unknown host is an error at once: somebody may be watching."""
         with self.lock:
             self.credentials = {"username": user, "password": password}
-            self.open(lambda error: is_retryable(error) and not is_unknown_host(error))
+            self.open(lambda error: _is_retryable(error) and not _is_unknown_host(error))
 
-    def open(self, retryable: Callable[[Exception], bool] = is_retryable, refused: str = "") -> None:
-        """Open every session from the start: on IAM by the credentials, then elsewhere by IAM's access token."""
-        for app in sorted(MICROSERVICES, key=lambda app: app != "IAM"):
-            endpoint, body, bearer = "login", dict[str, Any](self.credentials), ""
+    def open(self, retryable: _Decision) -> None:
+        """Open every session: that of IAM by the credentials, then the others by the access token of IAM."""
+        self.open_one("IAM", "login", self.credentials, retryable)
+        for app in MICROSERVICES:
             if app != "IAM":
                 body = {"userId": tokens["IAM"]["userId"], "clientId": MICROSERVICES[app]["app_id"]}
-                endpoint, bearer = "config_token", tokens["IAM"]["access_token"]
-            name, call = f"{app}_{endpoint}", functools.partial(self.post, app, endpoint, body, bearer)
-            try:
-                self.keep(app, with_retries(name, measured(name, call), retryable), LOGIN * (app == refused))
-            except (LoginError, httpx.HTTPError, ValueError, RecursionError) as error:
-                raise LoginError(f"{app} {endpoint}: {describe(error)}") from error
+                self.open_one(app, "config_token", body, retryable)
 
-    def post(self, app: str, endpoint: str, body: dict[str, Any], bearer: str = "") -> dict[str, Any]:
-        """One call of login, config_token or refresh_token; its checked answer. Raises LoginError when refused."""
-        url, headers = url_of(app, endpoint), {"Authorization": f"Bearer {bearer}"} if bearer else None
-        response = get_httpx_client().post(url, json=body, headers=headers, timeout=API_TIMEOUT)
-        if response.is_client_error and response.status_code not in RETRIED_STATUSES:
-            user = f"for user {self.credentials['username']} (EB_USER_NAME, EB_PASSWORD)"
-            who = user if response.status_code in (401, 403) else f"at {url}; check the address"
-            raise LoginError(f"refused with HTTP {response.status_code} {who}")
-        response.raise_for_status()
-        return checked_tokens(url, endpoint, response.json())
+    def open_one(self, app: str, endpoint: str, body: dict[str, Any], retryable: _Decision) -> None:
+        """Open the session of a service by a call that is tried again as `retryable` says. Raises LoginError."""
+        name = f"{app}_{endpoint}"
+        attempts = _Attempts(None, name, _partial(self.post, app, endpoint, body))
+        try:
+            answer = _with_retries(name, attempts, lambda error: retryable(error) or self.is_early(app, error))
+        except (LoginError, _httpx.HTTPError, ValueError, RecursionError) as error:
+            raise LoginError(f"{app} {endpoint}: {_describe(error)}") from error
+        self.keep(app, answer)
+
+    def post(self, app: str, endpoint: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Make one call for tokens and return its answer. Raises LoginError if it is refused."""
+        url, headers = url_of(app, endpoint), {}
+        if endpoint == "config_token":
+            headers["Authorization"] = f"Bearer {tokens['IAM']['access_token']}"
+        try:
+            response = get_httpx_client().post(url, json=body, headers=headers, timeout=API_TIMEOUT)
+            response.raise_for_status()
+        except _httpx.HTTPStatusError as error:
+            if _is_retryable(error):
+                raise
+            raise _refusal(app, endpoint, error, self.credentials["username"]) from error
+        if _is_web_page(response):
+            raise _WebPage(f"answered by a web page at {url}: a firewall, a portal, or a wrong address")
+        return _checked_tokens(url, endpoint, response.json())
+
+    def is_early(self, app: str, error: Exception) -> bool:
+        """Whether a service refuses an access token of IAM that is so new that it may not know it yet."""
+        is_new = _now() < self.renewals["IAM"].received + _NEW_TOKEN_SECONDS
+        return app != "IAM" and is_new and _status_of(error.__cause__) == 401
 
     def refresh(self, app: str) -> bool:
-        """Whether one refresh worked. It is never sent twice: if the platform carried it out, its token is spent."""
-        spent = tokens[app].pop("refresh_token", None)  # before it is sent, which may be interrupted
+        """Return whether a refresh worked. It is never sent twice: once carried out, its token is spent."""
+        # It goes before it is sent, which a signal may interrupt.
+        spent = tokens[app].pop("refresh_token", None)
         if not spent or "refresh_token" not in MICROSERVICES[app]["endpoints"]:
             return False
         try:
             answer = self.post(app, "refresh_token", {"refresh_token": spent})
         except Exception as error:
-            logger.warning("%s refresh_token: %s; logging in again", app, describe(error))
+            _logger.warning("%s refresh_token: %s; logging in again", app, _describe(error))
             return False
-        self.keep(app, {"refresh_token": spent, **answer}, REFRESH)  # without a new one it stays: RFC 6749, section 6
-        logger.info("%s: access token renewed", app)
+        # Without a new one the old one stays (RFC 6749, section 6).
+        self.keep(app, {"refresh_token": spent, **answer})
+        _logger.info("%s: access token renewed", app)
         return True
 
-    def keep(self, app: str, answer: dict[str, Any], way: int) -> None:
+    def keep(self, app: str, answer: dict[str, Any]) -> None:
         """Let the tokens of an answer be the current ones."""
         tokens[app] = answer
-        current = [session.get(key) for session in tokens.values() for key in ("access_token", "refresh_token")]
-        for secret in filter(None, (self.credentials["password"], *current)):
-            keep_secret(secret)  # all of them again, since the newest alone are kept
-        self.received[app], self.tried[app] = time.monotonic(), way
-        self.renewals[app] += 1  # last: from now on calls count as made with these tokens
+        # All of them again, since only the newest secrets are kept.
+        _keep_secret(self.credentials["password"])
+        for session in tokens.values():
+            _keep_secret(session["access_token"])
+            _keep_secret(session.get("refresh_token", ""))
+        renewals = self.renewals[app]
+        renewals.received, renewals.step = _now(), 0
+        # Last: from now on calls count as made with these tokens.
+        renewals.count += 1
 
-    def call(self, app: str, name: str, attempt: Callable[[], T]) -> T:
-        """The result of `attempt`, made again with new tokens after a 401; a 401 that is not about them is raised."""
-        tried = 0
+    def call(self, app: str, name: str, call: Callable[[], _T]) -> _T:
+        """Return the result of `call`, which is made again with new tokens after a 401."""
+        step = 0
         while True:
-            number = self.renewals[app]  # of the tokens that it is made with
+            count, sent = self.renewals[app].count, _now()
             try:
-                result = attempt()
-            except httpx.HTTPStatusError as error:
-                if error.response.status_code != 401:
-                    self.accept(app, number)
+                result = call()
+            except _httpx.HTTPStatusError as error:
+                if _status_of(error) != 401:
+                    self.accept(app, count)
                     raise
-                if hasattr(error, "api_function"):  # out of an API function that this one calls
+                # An API function that this one calls has done what can be done.
+                if _given_up_by(error):
                     raise
-                tried = self.renew(app, name, number, tried, error)
+                step = self.renew(app, name, count, sent, step, error)
+                if step == _WAIT:
+                    _stop.sleep(_NEW_TOKEN_SECONDS / 2)
             else:
-                self.accept(app, number)
+                self.accept(app, count)
                 return result
 
-    def accept(self, app: str, number: int) -> None:
+    def accept(self, app: str, count: int) -> None:
         """Note that a service has answered to the current tokens by something else than 401."""
-        if number == self.renewals[app]:
-            self.tried[app] = 0
+        if count == self.renewals[app].count:
+            self.renewals[app].step = 0
 
-    def renew(self, app: str, name: str, number: int, tried: int, error: httpx.HTTPStatusError) -> int:
-        """Replace the tokens that a call was refused with, unless another thread has; what was tried for it by now.
+    def renew(self, app: str, name: str, count: int, sent: float, step: int, error: httpx.HTTPStatusError) -> int:
+        """Take the next step for a call that was refused, unless another thread has; return the last step so far.
 
-        A refresh comes first, then a login. If the tokens of a new login are refused, the 401 is about something else.
+        Raises the error if no step is left: then it is not about the tokens.
         """
         with self.lock:
             _stop.check()
-            if self.renewals[app] != number:
-                return tried
-            refuse_other_service(app, error.request)
-            if time.monotonic() < self.received.get(app, 0) + API_TIMEOUT:  # else they may have expired since
-                tried = max(tried, self.tried[app])
-            if tried == LOGIN:
-                error.args = (f"HTTP 401: {app} refuses what the call asks for, with the token of a new login, too",)
-                raise error
-            _figures.count(name, "renewals")
-            if tried != REFRESH and self.refresh(app):
-                return REFRESH
+            renewals = self.renewals[app]
+            if renewals.count != count:
+                return step
+            if sent < renewals.received + API_TIMEOUT:
+                # They cannot have expired: what was tried for another call counts for this one, too.
+                step = max(step, renewals.step)
+            if step < _LOGIN and (taken := self.replace(app, name, step)):
+                return taken
+            if step < _WAIT and sent < renewals.received + _NEW_TOKEN_SECONDS:
+                return _WAIT
+        error.args = (f"HTTP 401: {app} refuses what the call asks for, with the token of a new login, too",)
+        raise error
+
+    def replace(self, app: str, name: str, step: int) -> int:
+        """Get new tokens by a refresh, else by a login; return the step that was taken, 0 for none.
+
+        Where a refresh works, one login in API_TIMEOUT is enough: what is refused then is refused for another reason.
+        """
+        renewals, taken = self.renewals[app], _REFRESH
+        if step == _REFRESH and _now() < renewals.last_login + API_TIMEOUT:
+            return 0
+        if step == _REFRESH or not self.refresh(app):
+            renewals.last_login, taken = _now(), _LOGIN
             try:
-                self.open(refused=app)
+                self.open(lambda error: _is_retryable(error) or isinstance(error, _WebPage))
             except LoginError as failure:
                 _stop.request(1, str(failure))
                 _stop.check()
-            return LOGIN
+        _figures.count(name, "renewals")
+        renewals.step = taken
+        return taken
 
 
-_sessions = Sessions()
+_sessions = _Sessions()
 
 
-def address_problem(url: Any) -> str:
-    """What is wrong with a base_url; "" if nothing is."""
-    if isinstance(url, str) and re.search(r"[\s?#]", url):
-        return "has white space, ? or # in it: give https://, host and path alone"
-    try:
-        parts = httpx.URL(url)  # read as it will be when it is called
-        scheme, host = parts.scheme, parts.host
-    except Exception:  # InvalidURL, TypeError, what the codec of host names in other alphabets raises
-        return "is no https:// address"
+def _address_problem(url: str) -> str:
+    """Return what is wrong with a base_url; "" if nothing is."""
+    if "@" in url:
+        return "the address has a user and a password in it: leave them out"
+    if _re.search(r"[\s?#]", url):
+        return f"{url!r} has white space, ? or # in it: give https://, host and path alone"
+    scheme = host = ""
+    # It may raise InvalidURL, and what the codec of host names in other alphabets raises.
+    with _suppress(Exception):
+        # Read as it will be when it is called.
+        scheme, host = _httpx.URL(url).scheme, _httpx.URL(url).host
     if host.endswith(".example") or host == "...":
-        return "is a placeholder"
-    if scheme == "http" and not re.fullmatch(r"localhost|127(\.\d+){3}|::1", host):
-        return "would send password and tokens unencrypted: use https://"
-    return "" if host.strip(".") and scheme in ("http", "https") else "is no https:// address"
+        return f"{url!r} is a placeholder"
+    if scheme == "http" and not _re.fullmatch(r"localhost|127(\.\d+){3}|::1", host):
+        return f"{url!r} would send password and tokens unencrypted: use https://"
+    if scheme not in ("http", "https") or not host.strip("."):
+        return f"{url!r} is no https:// address"
+    return ""
 
 
-def check_configuration() -> None:
-    """Raise ConfigurationError if constants or services cannot work, before anything is sent."""
-    counts = {"MAX_THREADS": 1, "SUBTASKS_POOL_SIZE": 1, "ERROR_MAX_RETRY": 1, "LOG_LEVEL": 0}
-    seconds = {"API_TIMEOUT": 0.001, "API_DEADLINE": 0.001, "WAIT_BEFORE_RETRY": 0, "MAX_WAIT_BEFORE_RETRY": 0}
-    for name, low in {**counts, **seconds}.items():
-        value, whole = globals().get(name), name in counts
-        if not isinstance(value, int if whole else (int, float)) or not low <= value < math.inf:
-            number = f"a {'whole ' * whole}number, {low} or more"
-            fix = "logging.INFO or logging.DEBUG" if name == "LOG_LEVEL" else number
-            raise ConfigurationError(f"{name} = {value!r}: give {fix}")
+def _check_proxies() -> None:
+    """Raise ConfigurationError for a proxy whose password is not percent-encoded: errors would show part of it."""
+    for scheme, address in _proxies.getproxies().items():
+        if scheme in ("http", "https", "all") and not _re.fullmatch(r"(\w+://)?([^@/?#\s]*@)?[^@/?#\s]+/?", address):
+            name = f"{scheme.upper()}_PROXY"
+            raise ConfigurationError(f"{name} cannot be read: percent-encode #, /, ? and @ in its user and password")
+    try:
+        get_httpx_client()
+    except (ImportError, ValueError, _httpx.InvalidURL) as error:
+        raise ConfigurationError(f"HTTPS_PROXY, ALL_PROXY or NO_PROXY cannot be used: {error}") from error
+
+
+def _check_constants() -> None:
+    """Raise ConfigurationError for a constant that cannot work."""
+    for names, kinds, low, fix in (
+        ("MAX_THREADS SUBTASKS_POOL_SIZE ERROR_MAX_RETRY", (int,), 1, "a whole number, 1 or more"),
+        ("API_TIMEOUT API_DEADLINE", (int, float), 0.001, "a number, 0.001 or more"),
+        ("WAIT_BEFORE_RETRY MAX_WAIT_BEFORE_RETRY", (int, float), 0, "a number, 0 or more"),
+        ("LOG_LEVEL", (int,), 0, "logging.INFO or logging.DEBUG"),
+    ):
+        for name in names.split():
+            value: Any = _NAMES.get(name)
+            if type(value) not in kinds or not low <= value < _math.inf:
+                raise ConfigurationError(f"{name} = {value!r}: give {fix}")
+    for name in ("DEFAULT_USER_NAME", "DEFAULT_PASSWORD"):
+        if not isinstance(_NAMES.get(name), str):
+            raise ConfigurationError(f"{name} is no text: put it between quotes")
+
+
+def _check_services() -> None:
+    """Raise ConfigurationError if MICROSERVICES cannot work."""
     if "IAM" not in MICROSERVICES:
         raise ConfigurationError("MICROSERVICES has no IAM: put its entry back, every login goes through it")
+    problems: dict[str, str] = {}
     for app, service in MICROSERVICES.items():
         if missing := {"app_id", "base_url", "endpoints"} - service.keys():
             raise ConfigurationError(f"MICROSERVICES has no {min(missing)} in {app}: write it as the other entries do")
-        url_of(app, "login" if app == "IAM" else "config_token")
-    urls = {app: service["base_url"] for app, service in MICROSERVICES.items()}
-    wrong = [f"EB_{app}_URL ({url!r} {problem})" for app, url in urls.items() if (problem := address_problem(url))]
-    trial = (
-        f"; to try without the platform: python tests/sandbox.py {script_name()}.py" if len(wrong) == len(urls) else ""
-    )
-    if wrong:
-        raise ConfigurationError(f"set {', '.join(wrong)}{trial}")
+        if not isinstance(service["base_url"], str):
+            raise ConfigurationError(f"{app}: base_url is {service['base_url']!r}: set the variable that it reads")
+        if problem := _address_problem(service["base_url"]):
+            problems[f"EB_{app}_URL"] = problem
+        # An error if there is no such endpoint.
+        url_of(app, {"IAM": "login"}.get(app, "config_token"))
+    if problems:
+        words = f"set {', '.join(problems)}: {next(iter(problems.values()))}"
+        if len(problems) == len(MICROSERVICES):
+            words += f"; or try python3 tests/sandbox.py {_script_name()}.py"
+        raise ConfigurationError(words)
 
 
-def may_ask() -> bool:
-    """Whether there is somebody to ask, who also sees the question."""
-    return is_terminal(sys.stdin) and is_terminal(sys.stderr)
-
-
-def ask(variable: str, question: str, default: str, read: Callable[[str], str] = input) -> str:
-    """A setting: from the environment, else typed in a terminal, else the default."""
-    value = os.environ.get(variable, "")
-    if not value and may_ask():
-        with contextlib.suppress(EOFError), contextlib.redirect_stdout(sys.stderr):  # stdout may be a data file
-            try:
-                value = read(question)
-            except BaseException:
-                print()  # the cursor still stands behind the question
-                raise
+def _ask(variable: str, question: str, default: str, read: Callable[[str], str] = input) -> str:
+    """Return a setting: from the environment, else typed by somebody who also sees the question, else the default."""
+    value = _os.environ.get(variable, "")
+    if value or not _is_terminal(_sys.stdin) or not _is_terminal(_sys.stderr):
+        return value or default
+    # stdout may be a data file.
+    with _suppress(EOFError), _redirect_stdout(_sys.stderr):
+        try:
+            value = read(question)
+        except BaseException:
+            # The cursor still stands behind the question.
+            _sys.stderr.write("\n")
+            raise
     return value or default
 
 
-def ask_threads() -> int:
-    """The size of the main pool; what is typed wrongly is asked again. Raises ConfigurationError."""
-    while True:
-        threads = ask("EB_THREADS", f"Threads, 1 to {MAX_THREADS} [{MAX_THREADS}]: ", str(MAX_THREADS))
-        if re.fullmatch("[0-9]{1,9}", threads) and 1 <= int(threads) <= MAX_THREADS:
-            return int(threads)
-        problem = f"EB_THREADS = {threads!r}: give a whole number from 1 to {MAX_THREADS} (MAX_THREADS)"
-        if os.environ.get("EB_THREADS") or not may_ask():
-            raise ConfigurationError(problem)
-        say(problem)
+def _ask_threads() -> int:
+    """Return the size of the main pool. Raises ConfigurationError if it is no number, or out of range."""
+    threads = _ask("EB_THREADS", f"Threads, 1 to {MAX_THREADS} [{MAX_THREADS}]: ", str(MAX_THREADS))
+    if _re.fullmatch("[0-9]{1,9}", threads) and 1 <= int(threads) <= MAX_THREADS:
+        return int(threads)
+    raise ConfigurationError(f"EB_THREADS = {threads!r}: give a whole number from 1 to {MAX_THREADS} (MAX_THREADS)")
 
 
-# ==================================================================================================== Engine: API calls
+# =========================================================================================================== API calls
+
+_NO_IDS = ("", "nan", "nat", "none", "null", "<na>")
 
 
 def identifier(value: str | int) -> str | int:
-    """The id that a call is about. Raises ValueError for an empty one, which would ask for something else."""
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-        kind = "empty text" if isinstance(value, str) else type(value).__name__
-        raise WrongValue(f"{kind} is no id: pass a number, or a text that is not empty")
-    return value
+    """Return the id that a call is about. Raises WrongValue for an empty one, which would ask for something else."""
+    if isinstance(value, str) and value.isprintable() and value == value.strip() and value.lower() not in _NO_IDS:
+        return value
+    # A numpy integer is none of Python's, but has __index__.
+    if isinstance(value, _typing.SupportsIndex) and not isinstance(value, bool):
+        return _operator.index(value)
+    kind = type(value).__name__
+    if isinstance(value, str):
+        kind = "a text that is empty, says nothing or has blanks around it"
+    raise WrongValue(f"{kind} is no id: pass a number, or a text as the platform gave it")
 
 
 def path_segment(value: str | int) -> str:
-    """An id as a part of a path, percent-encoded. "." and ".." would lead to another path (RFC 3986, section 5.2.4)."""
+    """Return an id as a part of a path, percent-encoded. Raises WrongValue for "." and "..": they lead elsewhere."""
     if value in (".", ".."):
         raise WrongValue(f"{value!r} is no id")
-    return urllib.parse.quote(str(identifier(value)), safe="")
+    return _url.quote(str(identifier(value)), safe="")
+
+
+def require_id(answer: dict[str, Any], key: str, value: str | int) -> dict[str, Any]:
+    """Return an answer if its `key` is the id that you asked for, else raise WrongValue: it may be another call's."""
+    if answer.get(key) is None:
+        raise WrongValue(f"the answer has no {key}; {_CHECK}")
+    if str(answer[key]) != str(value):
+        raise WrongValue(f"the answer has another {key} than the one that was asked for; {_CHECK}")
+    return answer
+
+
+def _query_of(params: Any) -> str:
+    """Return a query string. None is left out: httpx would send it as an empty value, which finds nothing."""
+    if isinstance(params, str):
+        return params
+    if isinstance(params, _httpx.QueryParams):
+        params = params.multi_items()
+    elif isinstance(params, _abc.Mapping):
+        params = params.items()
+    pairs: list[tuple[Any, Any]] = []
+    for key, value in params:
+        values = value if isinstance(value, (list, tuple, set)) else [value]
+        for each in values:
+            if isinstance(each, bool):
+                each = str(each).lower()
+            if each is not None:
+                pairs.append((key, each))
+    return _url.urlencode(pairs)
 
 
 def call_endpoint(
-    app: str, method: str, endpoint: str, expected: type[T], suffix: str = "", params: Any = None, **options: Any
-) -> T:
-    """One request with the service's access token; its JSON body, a list or dict as `expected` says.
+    app: str, method: str, endpoint: str, expected: type[_T], suffix: str = "", params: Any = (), **options: Any
+) -> _T:
+    """Make one call with the access token of a service, and return its JSON.
 
-    `suffix` is added to the path; `params` and `options` (json=, timeout=) are httpx's. Raises httpx.HTTPError, and
-    TypeError for a body of another type.
+    `expected` is dict or list. `suffix` is added to the path, `params` become the query, `options` (json=, timeout=)
+    are those of httpx. Raises httpx.HTTPError, and WrongValue for JSON of another type.
     """
-    if _thread.app not in (app, None):
-        raise ConfigurationError(f"{app} {endpoint}: the decorator of this call names {_thread.app}: name one service")
+    if _re.search(r"[?#]|/\.\.?(/|$)", suffix):
+        raise WrongValue(f"{app} {endpoint}: the suffix leads to another path: put ids into it by path_segment()")
     headers = {"Authorization": f"Bearer {tokens[app]['access_token']}"}
-    address, *query = url_of(app, endpoint).split("?", 1)
-    if params:  # params= would make httpx parse the URL three times
-        query.append(str(httpx.QueryParams(params)))
-    url = address + suffix + "?" * bool(query) + "&".join(query)
+    address, _, query = url_of(app, endpoint).partition("?")
+    # httpx would parse the URL three times for params.
+    query = "&".join(filter(None, (query, _query_of(params or ()))))
+    url = f"{address}{suffix}?{query}".rstrip("?")
     response = get_httpx_client().request(method, url, headers=headers, **options)
     response.raise_for_status()
     body = response.json()
     if not isinstance(body, expected):
         kinds = f"{type(body).__name__}, not a {expected.__name__}"
-        raise WrongType(f"{app} {endpoint}: the answer is a {kinds}; {CHECK}")
+        raise WrongValue(f"{app} {endpoint}: the answer is a {kinds}; {_CHECK}")
+    if isinstance(body, dict) and body.get("error"):
+        raise WrongValue(f"{app} {endpoint}: the answer is an error with HTTP {response.status_code}; {_CHECK}")
     return body
 
 
-def check_session(app: str) -> None:
-    """Raise ConfigurationError if the service has no tokens, RunStopped if the run is ending."""
+def _check_call(app: str, name: str, arguments: Iterable[Any]) -> None:
+    """Raise an error for a call that cannot work, or not at its second attempt."""
     _stop.check()
     if app not in MICROSERVICES:
-        raise ConfigurationError(f"{app} is not enabled: put its entry back into MICROSERVICES")
+        raise ConfigurationError(f"{name}: {app} is not enabled; MICROSERVICES has {', '.join(MICROSERVICES)}")
     if app not in tokens:
-        raise ConfigurationError(f"{app} has no access token yet: call login() first")
+        raise ConfigurationError(f"{name}: {app} has no access token yet: call login() first")
+    for value in arguments:
+        if isinstance(value, _abc.Iterator) or hasattr(value, "read"):
+            kind = type(value).__name__
+            raise WrongValue(f"{name}: a {kind} would be empty at the second attempt: pass a list, bytes or a path")
 
 
-def api_call_with_retry(app: str, *, idempotent: bool = True) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Decorator of a function that calls a service: renews its tokens on 401, retries what may pass.
+def api_call_with_retry(app: str, *, idempotent: bool = True) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """Decorate a function that calls a service: renew its tokens on 401, repeat what may pass.
 
     Pass `idempotent=False` for a call that creates something: it is then repeated only if it cannot have been carried
-    out. After the last attempt the original exception is raised.
+    out. After the last attempt the exception of that attempt is raised.
     """
     if not isinstance(app, str):
-        raise TypeError('name the service that the function calls: @api_call_with_retry("RC")')
-    retryable = functools.partial(is_retryable, idempotent=idempotent)
+        raise WrongValue('name the service that the function calls: @api_call_with_retry("RC")')
+    retryable = _partial(_is_retryable, idempotent=idempotent)
 
-    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+    def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
         name = function.__name__
 
-        @functools.wraps(function)
-        def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-            check_session(app)
-            given = (*args, *kwargs.values())
-            if any(isinstance(value, Iterator) and not isinstance(value, io.IOBase) for value in given):
-                raise WrongType(f"{name}: an iterator would be empty at the second attempt: pass a list")
-            attempt = measured(name, functools.partial(function, *args, **kwargs))
-            outer, _thread.app = _thread.app, app
-            try:
-                return with_retries(name, functools.partial(_sessions.call, app, name, attempt), retryable)
-            finally:
-                _thread.app = outer
+        @_wraps(function)
+        def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            _check_call(app, name, (*args, *kwargs.values()))
+            attempts: Callable[[], _T] = _Attempts(app, name, _partial(function, *args, **kwargs))
+            return _with_retries(name, lambda: _sessions.call(app, name, attempts), retryable)
 
         return wrapper
 
@@ -941,281 +1400,368 @@ def api_call_with_retry(app: str, *, idempotent: bool = True) -> Callable[[Calla
 
 
 def rows_on(page: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows on a page {"data": [...], ...}. Raises WrongType if it is none."""
-    if not isinstance(page.get("data"), list):
-        raise WrongType(f"a page is no {{'data': [...], 'total': n}}; {CHECK}")
-    return list(page["data"])
+    """Return the rows on a page {"data": [...], ...}. Raises WrongValue if it is none."""
+    rows = page.get("data")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise WrongValue(f"a page is no {{'data': [...], 'total': n}}; {_CHECK}")
+    return rows
 
 
 def every_page(fetch: Callable[[int, int], dict[str, Any]], key: str, limit: int = 1000) -> list[dict[str, Any]]:
-    """All rows of a paged endpoint, each once: `fetch(limit, page)` gives {"data": [...], "total": n}, pages from 1.
+    """Return all rows of a paged endpoint, each once; `key` tells one row from another.
 
-    `key` tells one row from another. It asks for one page more than `total` needs, which may count a single page, and
-    raises ValueError rather than return a short or a doubled list.
+    `fetch(limit, page)` returns {"data": [...], "total": n}, pages from 1. Pages are asked for until one brings
+    nothing new, since `total` may count a single page. Raises WrongValue rather than return a short or a doubled list.
     """
     rows: dict[Any, dict[str, Any]] = {}
-    totals: list[Any] = []
+    number, total = 0, None
     while True:
-        number = len(totals) + 1
+        number += 1
         page = fetch(limit, number)
-        data, total = rows_on(page), page.get("total")
-        totals.append(total)
-        if not isinstance(total, int):
-            raise WrongType(f"page {number} has no total; {CHECK}")
-        if total != totals[0]:  # where a row has gone, each one after it moves, one of them onto a page already read
-            raise WrongValue(f"page {number} does not fit: total was {totals[0]}, is {total}: run again; {CHECK}")
-        found = {row.get(key): row for row in data}
-        if len(rows) == total and found.keys() <= rows.keys():
-            return list(rows.values())
-        new = found.keys() - rows.keys() - {None}
-        if not new or len(new) < len(data) or len(rows) + len(new) > total:
-            sizes = f"{len(rows)} rows before it, {len(new)} new ones with a {key} in it, total {total!r}"
-            raise WrongValue(f"page {number} does not fit: {sizes}; {CHECK}")
-        rows |= found
-        if number == 1:  # pages may be capped, and counted by the limit that was asked for or by the one that holds
+        found = {row.get(key): row for row in rows_on(page)}
+        new = found.keys() - rows.keys()
+        if number == 1:
+            total = page.get("total")
+            # Pages may be capped, and then counted by the limit that was asked for or by the one that holds.
             limit = len(found)
+        if not new and len(rows) == page.get("total") == total:
+            return list(rows.values())
+        is_whole = len(found) == len(page["data"]) == len(new) > 0 and None not in found
+        # Where a row has gone, each one after it moves, one of them onto a page that was read before.
+        if not is_whole or type(total) is not int or page.get("total") != total or len(rows) + len(new) > total:
+            sizes = f"{len(rows)} rows before it, {len(new)} new ones with a {key}, total {total!r}"
+            raise WrongValue(f"page {number} does not fit: {sizes}, then {page.get('total')!r}: run again; {_CHECK}")
+        rows |= found
 
 
-# =============================================================================================== Engine: pools and bars
+def _is_author_line(frame: FrameType, line: int) -> bool:
+    """Whether a line is of the script: outside of the engine, or in the file that imports it."""
+    if frame.f_globals is _NAMES:
+        return line not in _ENGINE_LINES
+    return frame.f_globals.get("__name__") == "__main__"
 
-LOG_EVERY = 30  # seconds between two log lines on a bar, where there is no terminal to draw it on
+
+def _place_of(error: BaseException) -> str:
+    """Return the last line on the way to an error that is of the script, as " (my_script.py line 987)".
+
+    Where the error does not come from that line itself, the one that calls an API function says more than one in it.
+    """
+    outside, inside, before = "", "", None
+    frames = list(_traceback.walk_tb(error.__traceback__))
+    for frame, line in frames:
+        if _is_author_line(frame, line):
+            inside = f" ({_os.path.basename(frame.f_code.co_filename)} line {line})"
+            if before is not _Attempts.__call__.__code__ or frame is frames[-1][0]:
+                outside = inside
+        before = frame.f_code
+    return outside or inside
 
 
-class tqdm(PlainBar):  # type: ignore[type-arg]  # the name that scripts use
-    """tqdm's bar. Without a terminal it draws nothing; its state then goes to the log now and then."""
+# ====================================================================================================== Pools and bars
 
-    shows_retries = False  # those of all API functions, in the place of the postfix
+_LOG_EVERY = 30
+
+
+def _retries_in_words() -> str:
+    """Return how many retries there were, and how many calls wait for one, for a bar."""
+    words = []
+    if retries := _figures.total("retries"):
+        words.append(f"{retries:,} retries")
+    # What goes on within a second is not worth a word.
+    waiting = list(_stop.waiting.values())
+    if waiting and min(waiting) > _now() + 1:
+        words.append(f"{len(waiting)} waiting, next in {min(waiting) - _now():.0f} s")
+    return ", ".join(words)
+
+
+class _Bar(_tqdm.tqdm):  # type: ignore[type-arg]
+    """The bar. Without a terminal it draws nothing; its state then goes to the log now and then."""
+
+    # Whether the run is over: a bar would then appear below its closing line.
+    is_over = False
+    # Whether the place of the postfix tells of retries, those of all API functions.
+    tells_retries = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self.is_drawn = is_terminal(sys.stderr) or hasattr(sys, "ps1")
-        self.next_line = time.monotonic() + LOG_EVERY
+        self.is_drawn = _is_terminal(_sys.stderr) or hasattr(_sys, "ps1")
+        self.next_line = _now() + _LOG_EVERY
         if not self.is_drawn:
-            options["file"] = io.StringIO()
-        options.setdefault("leave", None)  # only the topmost bar stays: a lower one would tear the screen
+            options["file"] = _io.StringIO()
+        # Only the topmost bar stays: a lower one would tear the screen.
+        options.setdefault("leave", None)
         super().__init__(*args, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        if self.shows_retries and (retries := _figures.total("retries")):
-            self.postfix = f"{retries:,} retries"
-        if self.is_drawn:
+        if self.tells_retries:
+            self.postfix = _retries_in_words()
+        if self.is_drawn and not _Bar.is_over:
             super().display(msg, pos)
-            self.fp.write("\r")  # what comes next, a line or the echo of Ctrl-C, starts at the left
-        elif msg is None and time.monotonic() >= self.next_line:
-            self.next_line = time.monotonic() + LOG_EVERY
-            logger.info("%s", self)
+            # What comes next, a line or the echo of Ctrl-C, starts at the left.
+            self.fp.write("\r")
+        elif msg is None and _now() >= self.next_line:
+            self.next_line = _now() + _LOG_EVERY
+            _logger.info(str(self))
 
 
-PlainBar.set_lock(threading.RLock())  # tqdm's own works across processes: from Python 3.14 on, that starts one
+tqdm = _Bar
+# The lock of tqdm works across processes: from Python 3.14 on, that starts one.
+_Bar.set_lock(_threading.RLock())
 
 
 def get_thread_position() -> int:
-    """The row for this thread's bar (tqdm's `position=`): 1, 2, ... in the workers of both pools, 0 elsewhere."""
+    """Return the row for a bar of this thread (`position=`): 1, 2, ... in the workers of both pools, 0 elsewhere."""
     return _thread.position
 
 
-def become_worker(level: int, positions: Iterator[int]) -> None:
-    _thread.level, _thread.position = level, next(positions)
+def _note_failed_task(error: BaseException, name: str) -> None:
+    # Failures of API functions are counted as such.
+    if not _given_up_by(error):
+        _figures.count("", "failed tasks")
+        _logger.info("task %s: %s%s", name, _describe(error), _place_of(error))
 
 
-def run_task(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """What a worker does: once the run is ending, nothing. A task cannot end the run by sys.exit().
-
-    A failure is noted: a script that does not ask for its result would hear nothing of it.
-    """
-    _stop.check()
+def _carry_out(future: Future[_T], function: Callable[..., _T], args: Any, kwargs: Any) -> None:
+    """Do a task, unless the run is ending; log its failure, for a script that does not ask for the result."""
+    if not future.set_running_or_notify_cancel():
+        return
+    name = getattr(function, "__name__", "?")
     try:
-        return fn(*args, **kwargs)
-    except SystemExit as leaving:
-        if _stop.reasons:
-            raise
-        raise TemplateError("a task has called sys.exit(); only main() can") from leaving
-    except BaseException as error:  # asyncio.CancelledError is no Exception
-        if not hasattr(error, "api_function"):  # those are noted as calls
-            _figures.count("", "failed tasks")
-            logger.info("task %s: %s%s", getattr(fn, "__name__", "?"), describe(error), place_of(error))
-        raise
-
-
-def run_inline(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """Do it here and now; a finished future, as a submit would give."""
-    future: Future[T] = Future()
-    try:
-        future.set_result(run_task(fn, *args, **kwargs))
+        _stop.check()
+        result = function(*args, **kwargs)
+        _refuse_unstarted(name, result)
+        future.set_result(result)
+    except RunStopped as stopped:
+        future.set_exception(stopped)
     except BaseException as error:
-        future.set_exception(error)
-    return future
+        failure = error
+        if isinstance(error, SystemExit):
+            failure = TemplateError("a task has called sys.exit(); only main() can")
+        # A handler of the script's own may raise.
+        with _suppress(Exception):
+            _note_failed_task(failure, name)
+        future.set_exception(failure)
+    finally:
+        # Else it and the traceback of its exception would keep each other.
+        del future
 
 
-def cancel(futures: Iterable[Future[Any]]) -> None:
+def _cancel(futures: Iterable[Future[Any]]) -> None:
     for future in tuple(futures):
         future.cancel()
 
 
-def wait_for(futures: Iterable[Future[Any]]) -> None:
-    """Until all are done; once the run is ending, only while its grace lasts."""
+def _wait_for(futures: Iterable[Future[Any]]) -> None:
+    """Wait until futures are done; once the run is ending, no longer than its grace."""
     for future in tuple(futures):
         while not future.done() and _stop.grace_left() > 0:
-            concurrent.futures.wait([future], timeout=0.2)  # in steps: on Windows a long wait ignores Ctrl-C
+            # In steps: on Windows a long wait does not hear Ctrl-C.
+            _futures.wait([future], timeout=0.2)
 
 
-class ThreadPool(concurrent.futures.Executor):
-    """A pool of threads that can be used again and again, from any thread, and that cannot deadlock.
+class _ThreadPool(_futures.Executor):
+    """A pool of threads that can be used again and again, from any thread; no task waits for a place that it holds.
 
     Work only goes down: from the main thread (level 0) to the main pool (1) to the subtasks pool (2). A submit sideways
     or up runs inline, in the submitting thread: waiting for a place in a pool that waits for you would never end.
     """
 
-    def __init__(self, name: str, size: int, above: ThreadPool | None = None) -> None:
+    def __init__(self, name: str, size: int, above: _ThreadPool | None = None) -> None:
         self.name, self.size, self.above = name, size, above
         self.level: int = above.level + 1 if above else 1
         self.reset()
 
     def reset(self) -> None:
-        """Forget all threads and tasks, without a word to them."""
-        self.lock = threading.Lock()
-        self.executor: ThreadPoolExecutor | None = None  # made at the first submit, when its size is known
+        """Start anew, without a word to threads and tasks."""
+        self.lock = _threading.Lock()
+        self.tasks: _queue.SimpleQueue[Any] = _queue.SimpleQueue()
+        # How many threads take tasks. They start one by one, until there are `size`.
+        self.threads = 0
         self.pending: set[Future[Any]] = set()
-        self.blocks: defaultdict[int, list[set[Future[Any]]]] = defaultdict(list)  # thread -> its open `with` blocks
+        # Those of them that a thread works on, and whose callbacks it may still call.
+        self.busy: set[Future[Any]] = set()
+        # Thread -> what was submitted in each of its open `with` blocks.
+        self.blocks: dict[int, list[set[Future[Any]]]] = _defaultdict(list)
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        if _thread.level >= self.level or _stop.reasons:  # the latter only to say so: a closed pool stays closed
-            return run_inline(fn, *args, **kwargs)
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        future: Future[_T] = _futures.Future()
+        if _thread.level >= self.level or _stop.reasons:
+            _carry_out(future, fn, args, kwargs)
+            return future
         with self.lock:
-            if self.executor is None:
-                positions = itertools.count(self.above.size + 1 if self.above else 1)
-                self.executor = ThreadPoolExecutor(self.size, self.name, become_worker, (self.level, positions))
-            future = self.executor.submit(run_task, fn, *args, **kwargs)
-        for group in (self.pending, *self.blocks[threading.get_ident()][-1:]):
+            if self.threads < self.size:
+                name, arguments = f"{self.name}_{self.threads}", (self.tasks, self.threads + 1)
+                _threading.Thread(target=self.work, args=arguments, name=name, daemon=True).start()
+                self.threads += 1
+            self.tasks.put((future, fn, args, kwargs))
+        # Only now: were Ctrl-C to come before, the run would wait for a task that no thread ever gets.
+        for group in (self.pending, *self.blocks[_threading.get_ident()][-1:]):
             group.add(future)
             future.add_done_callback(group.discard)
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Cancel or await what this thread's innermost `with` submitted, else everything; the pool stays usable."""
-        block = [self.pending, *self.blocks[threading.get_ident()]][-1]
-        if cancel_futures:
-            cancel(block)
-        if wait and _thread.level < self.level:  # a task would wait for itself, or for one that waits for it
-            wait_for(block)
-        elif block is not self.pending:
-            block.clear()  # so that the end of the `with` does not wait either
+    def work(self, tasks: Any, number: int) -> None:
+        """Do tasks until there comes None.
 
-    def __enter__(self) -> ThreadPool:
-        self.blocks[threading.get_ident()].append(set())
+        Threads are daemons: Python does not wait for one that is held, but `run` waits for tasks.
+        """
+        _thread.level, _thread.position = self.level, number
+        if self.above:
+            _thread.position += self.above.size
+        for task in iter(tasks.get, None):
+            self.busy.add(task[0])
+            # A callback of the future may call sys.exit().
+            with _suppress(BaseException):
+                _carry_out(*task)
+            self.busy.discard(task[0])
+            del task
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Cancel or await what the innermost `with` of this thread submitted, else all; the pool stays usable."""
+        block = [self.pending, *self.blocks[_threading.get_ident()]][-1]
+        if cancel_futures:
+            _cancel(block)
+        # A task would wait for itself, or for one that waits for it.
+        if wait and _thread.level < self.level:
+            _wait_for(block)
+        elif block is not self.pending:
+            # So that the end of the `with` does not wait either.
+            block.clear()
+
+    def __enter__(self) -> _ThreadPool:
+        self.blocks[_threading.get_ident()].append(set())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        block = self.blocks[threading.get_ident()].pop()
+        blocks = self.blocks[_threading.get_ident()]
+        # A generator that holds the `with` may be closed by another thread, which has none.
+        block = set()
+        if blocks:
+            block = blocks.pop()
         if kind is not None:
-            cancel(block)
-        wait_for(block)
+            _cancel(block)
+        _wait_for(block)
 
-    def close(self, cancel_futures: bool = True) -> None:
-        """Let the threads go when they are done, without what is queued. The next submit starts anew."""
+    def close(self) -> None:
+        """Let the threads end when what is queued is done; the next submit starts new ones, up to `size`."""
         with self.lock:
-            executor, self.executor = self.executor, None
-        if executor:
-            executor.shutdown(wait=False, cancel_futures=cancel_futures)
-
-    def resize(self, size: int) -> None:
-        """Have so many threads from the next submit on."""
-        if size != self.size:
-            self.size = size
-            self.close(cancel_futures=False)
+            for _ in range(self.threads):
+                self.tasks.put(None)
+            self.threads, self.tasks = 0, _queue.SimpleQueue()
 
 
-main_thread_pool = ThreadPool("main", MAX_THREADS)
-subtasks_thread_pool = ThreadPool("subtasks", SUBTASKS_POOL_SIZE, above=main_thread_pool)
+main_thread_pool = _ThreadPool("main", MAX_THREADS)
+subtasks_thread_pool = _ThreadPool("subtasks", SUBTASKS_POOL_SIZE, above=main_thread_pool)
+_POOLS = (main_thread_pool, subtasks_thread_pool)
 
 
-def id_of(item: object) -> str:
-    """What names an item in the log, which is private: itself if it is an id, its `id`, its first key in ...Id."""
+def _tasks_left() -> set[Future[Any]]:
+    """Return what is queued or in progress; a task is over when the callbacks of its future are, too."""
+    return set().union(*(pool.pending | pool.busy for pool in _POOLS))
+
+
+def _id_of(item: object) -> str:
+    """Return what names an item in the log file: itself if it is an id, its `id`, its first key that ends in Id."""
     if isinstance(item, dict):
         keys = [key for key in item if key == "id"] or [key for key in item if str(key).endswith("Id")]
-        item = item[keys[0]] if keys else None
-    return f" (id {item})" if isinstance(item, (str, int)) else ""
+        item = next((item[key] for key in keys), None)
+    if isinstance(item, (str, int)):
+        return f" (id {item})"
+    return ""
 
 
-def finished_tasks(
-    function: Callable[[Item], T], items: Iterable[Item]
-) -> Generator[tuple[int, Item, Future[T]] | None, None, None]:
-    """Number, item and future of each task as it finishes; None while none does. What is left is cancelled."""
+class _Results(_abc.Iterator[Any]):
+    """An iterator of `(item, result)` that says so if nobody loops over it."""
+
+    def __init__(self, results: Any, name: str) -> None:
+        self.results, self.name, self.begun = results, name, False
+
+    def __next__(self) -> Any:
+        self.begun = True
+        return next(self.results)
+
+    def close(self) -> None:
+        """Cancel what is queued."""
+        self.results.close()
+
+    def __del__(self) -> None:
+        # When Python ends there is no logger any more.
+        if not self.begun and _logger is not None:
+            fix = "loop over it, or take list(run_parallel(...))"
+            _logger.error("run_parallel(%s, ...) has done nothing: %s", self.name, fix)
+
+
+def _log_failed_item(number: int, item: object, error: Exception, goes_on: bool) -> None:
+    words = f"failed on item {number}: {_describe(error)}{_place_of(error)}"
+    level = _logging.WARNING if goes_on else _logging.ERROR
+    _logger.log(level, words, extra={"private": _id_of(item)})
+
+
+def _results_of(function: Callable[[_Item], _T], items: Iterable[_Item], desc: str, return_exceptions: bool) -> Any:
+    """Yield what `run_parallel` promises, with a bar. A queue of all items would take 2 KB for each."""
     pool = subtasks_thread_pool if _thread.level else main_thread_pool
-    window = 2 * pool.size if _thread.level < pool.level else 1  # a queue of all items would take 2 KB for each
-    source, in_flight = enumerate(items, 1), dict[Future[T], tuple[int, Item]]()
-    finished: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
-    try:
+    window = 2 * pool.size if _thread.level < pool.level else 1
+    source, begun = iter(items), 0
+    in_flight: dict[Future[_T], tuple[int, _Item]] = {}
+    finished: _queue.SimpleQueue[Future[_T]] = _queue.SimpleQueue()
+    with _Bar(items, desc=desc, bar_format=custom_bar_format) as bar, _ExitStack() as stack:
+        stack.callback(_cancel, in_flight)
+        bar.tells_retries = True
         while True:
-            for number, item in itertools.islice(source, window - len(in_flight)):
+            free = window - len(in_flight)
+            # A list may grow while it is worked on; its iterator would not go on once it has ended.
+            more = items[begun : begun + free] if isinstance(items, list) else _itertools.islice(source, free)
+            for item in more:
+                begun += 1
                 future = pool.submit(function, item)
-                in_flight[future] = number, item
+                in_flight[future] = begun, item
                 future.add_done_callback(finished.put)
+            if isinstance(items, list) and len(items) < begun:
+                raise WrongValue("the list of items has become shorter meanwhile: some were left out")
             if not in_flight:
                 return
             try:
-                future = finished.get(timeout=0.2)  # in steps: see wait_for
-            except queue.Empty:
+                # In steps: see _wait_for.
+                future = finished.get(timeout=0.2)
+            except _queue.Empty:
                 _stop.check()
-                yield None
-                continue
-            yield (*in_flight.pop(future), future)
-    finally:
-        cancel(in_flight)
-
-
-def results_of(
-    function: Callable[[Item], T], items: Iterable[Item], desc: str, return_exceptions: bool, begun: list[bool]
-) -> Iterator[tuple[Item, T]]:
-    """The generator behind `run_parallel`: the bar, and what becomes of failures."""
-    begun.append(True)
-    tasks, total = finished_tasks(function, items), operator.length_hint(items) or None
-    with contextlib.closing(tasks), tqdm(total=total, desc=desc, bar_format=custom_bar_format) as bar:
-        bar.shows_retries = True
-        for task in tasks:
-            if task is None:
                 bar.refresh()
                 continue
-            number, item, future = task
+            number, item = in_flight.pop(future)
             bar.update()
             error = future.exception()
-            if isinstance(error, Exception) and return_exceptions:
-                yield item, error  # type: ignore[misc]  # asked for by return_exceptions
+            if not isinstance(error, Exception):
+                yield item, future.result()
                 continue
-            if isinstance(error, Exception):
-                words = describe(error) + place_of(error)
-                logger.error("failed on item %d: %s", number, words, extra={"failed_id": id_of(item)})
-            yield item, future.result()
-
-
-def warn_unless(begun: list[bool], function: str) -> None:
-    if not begun:
-        logger.error("run_parallel(%s, ...) has done nothing: loop over it, or take list(run_parallel(...))", function)
+            _log_failed_item(number, item, error, return_exceptions)
+            if not return_exceptions:
+                raise error
+            yield item, error
 
 
 def run_parallel(
-    function: Callable[[Item], T], items: Iterable[Item], desc: str = "", return_exceptions: bool = False
-) -> Iterator[tuple[Item, T]]:
+    function: Callable[[_Item], _T], items: Iterable[_Item], desc: str = "", return_exceptions: bool = False
+) -> Iterator[tuple[_Item, _T]]:
     """Yield `(item, function(item))` as they finish, on the main pool, with a bar; nothing runs until you loop over it.
 
     `items` may be endless: few are in flight. The first failure cancels the rest and is raised, and the log names its
-    item; with `return_exceptions=True` the exception takes the place of the result. From within a task of the main
+    item. With `return_exceptions=True` the exception takes the place of the result. From within a task of the main
     pool it runs on the subtasks pool.
     """
-    begun: list[bool] = []
-    results = results_of(function, items, desc, return_exceptions, begun)
-    weakref.finalize(results, warn_unless, begun, getattr(function, "__name__", "function"))
-    return results
+    results = _results_of(function, items, desc, return_exceptions)
+    return _Results(results, getattr(function, "__name__", "function"))
 
 
-# ========================================================================================================= Engine: JSON
+# ================================================================================================================ JSON
 
-MISSING: Any = object()
+_MISSING: Any = object()
 
 
-def children(node: Any, key: str | int, gap: list[Any]) -> Iterable[Any]:
-    """What `key` leads to from a node; `gap` where it leads nowhere."""
-    if key == "*" and isinstance(node, (list, dict)):
-        return node.values() if isinstance(node, dict) else node
+def _children(node: Any, key: str | int, gap: list[Any]) -> Iterable[Any]:
+    """Return what a key leads to from a node; `gap` where it leads nowhere."""
+    if key == "*" and isinstance(node, dict):
+        return node.values()
+    if key == "*" and isinstance(node, list):
+        return node
     if isinstance(node, dict) and key in node:
         return [node[key]]
     if isinstance(node, list) and isinstance(key, int) and -len(node) <= key < len(node):
@@ -1223,26 +1769,42 @@ def children(node: Any, key: str | int, gap: list[Any]) -> Iterable[Any]:
     return gap
 
 
-def get_nested_value(data: Any, path: Sequence[str | int], default: Any = MISSING) -> Any:
-    """The value at `path` in nested JSON: keys, list indices, and "*" for each element of a list or value of a dict.
+def get_nested_value(data: Any, path: Sequence[str | int], default: Any = _MISSING) -> Any:
+    """Return the value at `path` in nested JSON: keys, list indices, and "*" for each element of a list or dict.
 
-    Without "*": the value, or the default (None if none is given). With "*": a flat list, the nodes of the JSONPath
-    query (RFC 9535) of these segments; an element that lacks the rest of the path gives the default, if there is one.
+    Without "*": the value, or the default (None if none is given). With "*": a flat list of the nodes of the JSONPath
+    query (RFC 9535) of these segments. An element that lacks the rest of the path gives the default, if there is one.
     """
     if isinstance(path, str):
-        raise WrongType(f"the path is a list of keys, as [{path!r}], not the text {path!r}")
+        raise WrongValue(f"the path is a list of keys, as [{path!r}], not the text {path!r}")
     nodes: list[Any] = [data]
-    gap: list[Any] = []  # what stands for a missing node: nothing, or from the first "*" on a place for the default
+    # What stands for a missing node: nothing; from the first "*" on a place for the default, if there is one.
+    gap: list[Any] = []
     for key in path:
-        nodes = [child for node in nodes for child in children(node, key, gap)]
-        if key == "*" and default is not MISSING:
-            gap = [MISSING]
+        nodes = [child for node in nodes for child in _children(node, key, gap)]
+        if key == "*" and default is not _MISSING:
+            gap = [_MISSING]
     if "*" in path:
-        return [default if node is MISSING else node for node in nodes]
-    return next(iter(nodes), None if default is MISSING else default)
+        return [default if node is _MISSING else node for node in nodes]
+    if nodes:
+        return nodes[0]
+    return None if default is _MISSING else default
 
 
-# ========================================================================================================== Engine: run
+# ================================================================================================================= Run
+
+_STOP_SIGNALS = [signal for signal in _signal.Signals if signal.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")]
+
+
+def _names_problem() -> str:
+    """Return what is wrong if the script has given a name that the engine needs to something else; "" if nothing is.
+
+    It needs no name of Python itself, as those may be what is wrong.
+    """
+    replaced = [name for name in _NEEDED if _NAMES.get(name, _NEEDED[name]) is not _NEEDED[name]]
+    if replaced:
+        return f"the script has its own {', '.join(replaced)} in place of what the engine needs: rename it"
+    return ""
 
 
 def login() -> None:
@@ -1250,292 +1812,350 @@ def login() -> None:
 
     Raises ConfigurationError before anything is sent, LoginError when the platform does not let us in.
     """
-    if not _stop.in_run:  # as in a notebook, where a refused renewal may have stopped all calls before
-        _stop.reasons.clear()
-    check_configuration()
-    user = ask("EB_USER_NAME", f"User name [{DEFAULT_USER_NAME}]: ", DEFAULT_USER_NAME)
-    password = ask("EB_PASSWORD", "Password: ", DEFAULT_PASSWORD, getpass.getpass)
+    # In a notebook a refused renewal may have stopped all calls before.
+    if not _stop.may_interrupt:
+        _stop.reset()
+    if problem := _names_problem():
+        raise ConfigurationError(problem)
+    _check_constants()
+    _check_services()
+    _check_proxies()
+    user = _ask("EB_USER_NAME", f"User name [{DEFAULT_USER_NAME}]: ", DEFAULT_USER_NAME)
+    threads = _ask_threads()
+    password = _ask("EB_PASSWORD", "Password: ", DEFAULT_PASSWORD, _getpass.getpass)
     if not password:
         raise ConfigurationError("EB_PASSWORD is empty: set it, or start the script in a terminal and type it")
-    if not (user + password).isascii() and re.search("[\ud800-\udfff]", user + password):
+    if _re.search("[\ud800-\udfff]", user + password):
         raise ConfigurationError("EB_USER_NAME or EB_PASSWORD is no UTF-8 text: set it in a UTF-8 locale")
-    keep_secret(password)
-    threads = ask_threads()
-    main_thread_pool.resize(threads)
-    subtasks_thread_pool.resize(SUBTASKS_POOL_SIZE)
-    logger.info("user %s, %d threads, services %s", user, threads, ", ".join(MICROSERVICES))
+    _keep_secret(password)
+    main_thread_pool.size = threads
+    for pool in _POOLS:
+        pool.close()
+    _logger.info("user %s, %d threads, services %s", user, threads, ", ".join(MICROSERVICES))
+    _connections.watch()
     _sessions.log_in(user, password)
+    # What follows is mostly done by other threads.
+    get_httpx_client().close()
 
 
-PAIR_SECONDS = 0.5  # a second SIGTERM or SIGHUP within so short a time is the first one once more
-STOP_SIGNALS = [number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")]
+def _stop_by(signal: int) -> None:
+    """End the run because of a signal; Ctrl-Break counts as Ctrl-C."""
+    name = _signal.Signals(signal).name
+    if name == "SIGBREAK":
+        signal = _signal.SIGINT
+    _stop.request(128 + signal, f"stopped by {name}")
 
 
-def write_end(terminal: Terminal, started: float) -> int:
-    """The end of the log: the table, and the closing line, which goes to the terminal as well; the exit code."""
-    for line in _figures.table():
-        logger.info("%s", line)
-    code, words = _stop.outcome()
-    words_for = {"calls": "call", "retries": "retry", "failures": "failure", "failed tasks": "failed task"}
-    counts = {event: _figures.total(event) for event in words_for}
-    totals = [f"{n:,} {event if n > 1 else words_for[event]}" for event, n in counts.items() if n]
-    took = timedelta(seconds=round(time.monotonic() - started))
-    text = f"; {', '.join(totals)} in {took}, log in {script_name()}.log" if totals else ""
-    terminal.setLevel(logging.NOTSET)
-    logger.log(logging.CRITICAL if code else logging.INFO, "%s: %s%s", script_name(), words, text)
-    return code
-
-
-def owns_process() -> bool:
-    """Whether the process is there for this run alone: not in a notebook, nor in a thread beside the main one."""
-    return threading.current_thread() is threading.main_thread() and not hasattr(sys, "ps1")
-
-
-def exit_code(number: int) -> int:
-    """What a process that a signal has ended returns; Ctrl-Break counts as Ctrl-C."""
-    return 128 + (signal.SIGINT if signal.Signals(number).name == "SIGBREAK" else number)
-
-
-def interrupt_main(number: int) -> None:
-    """Let the main thread hear a signal, wherever it waits; on Windows `watch_signals` alone may hear it."""
-    if sys.platform == "win32":
-        signal.raise_signal(number)
-    else:
-        signal.pthread_kill(threading.main_thread().ident or 0, number)
-
-
-def on_signal(number: int, frame: FrameType | None) -> None:
-    """Stop the run, and interrupt the script, once: its `finally` blocks run. `watch_signals` does all the rest."""
-    _stop.request(exit_code(number), f"stopped by {signal.Signals(number).name}")
+def _on_signal(signal: int, frame: FrameType | None) -> None:
+    """In the main thread: interrupt the script, once, so that its `finally` blocks run."""
+    _stop_by(signal)
     if _stop.may_interrupt:
         _stop.may_interrupt = False
         raise KeyboardInterrupt
 
 
-def on_thread_failure(caught: threading.ExceptHookArgs) -> None:
-    """What ends a thread of the script's own by an error ends the run: what the thread was to do is missing."""
-    failure, name = caught.exc_value, getattr(caught.thread, "name", "?")
-    if failure is None or (isinstance(failure, SystemExit) and (_stop.reasons or not failure.code)):
-        return  # RunStopped, or sys.exit() without an error
-    text = str(failure) if isinstance(failure, SystemExit) else describe(failure)
-    words = f"thread {name}: {text}{place_of(failure)}"
-    if not logger.hasHandlers():  # after the run, for which Python waits no longer than for its main thread
-        return say(words)
-    logger.error("%s", words, extra={"failure": failure})
-    ours = [number for number in STOP_SIGNALS if signal.getsignal(number) is on_signal]
-    if _stop.request(1, f"failed: {words}") and ours:
-        interrupt_main(ours[0])  # it may wait for this very thread
+def _outcome_of(failure: BaseException) -> tuple[int, str]:
+    """Return the exit code and the closing words for what `main`, or a thread of the script, ends with."""
+    match failure:
+        case SystemExit(code=None | 0):
+            return 0, "done"
+        case SystemExit(code=int(code)):
+            # The system keeps eight bits of it: 256 would be 0.
+            return code if 0 < code < 256 else 1, f"exit {code}"
+        case KeyboardInterrupt():
+            # No signal came: a question for a password on Windows.
+            return 128 + _signal.SIGINT, "stopped by SIGINT"
+        case ConfigurationError():
+            return 2, str(failure)
+        case LoginError() | SystemExit(code=str()):
+            return 1, str(failure) or "failed"
+        case SystemExit():
+            return 1, f"failed: sys.exit() got a {type(failure.code).__name__}: give it an exit code or a text"
+    words = f"{_describe(failure)}{_place_of(failure)}"
+    if name := _given_up_by(failure):
+        words = f"{name}: {words}"
+    if _status_of(failure) in (302, 403, 404):
+        words += f"; {_CHECK}"
+    return 1, f"failed: {words}"
 
 
-def in_time(seconds: float, function: Callable[[], object]) -> None:
-    """Do it in a thread of its own and wait no longer than that: a lock or a full pipe may hold it for ever."""
-    thread = threading.Thread(target=function, daemon=True)
+def _on_thread_failure(caught: _threading.ExceptHookArgs) -> None:
+    """Log what ends a thread of the script; it costs the exit code, since what the thread was to do is missing."""
+    failure = caught.exc_value
+    if failure is None or isinstance(failure, RunStopped):
+        return
+    code, words = _outcome_of(failure)
+    if code:
+        words = f"thread {getattr(caught.thread, 'name', '?')}: {words.removeprefix('failed: ')}"
+        _logger.error(words, extra={"failure": failure})
+        _stop.failures.append((1, f"failed: {words}"))
+
+
+def _on_unraisable(caught: Any) -> None:
+    """Log what a `__del__`, or a generator that is thrown away, raises: nobody else hears of it."""
+    if caught.exc_value is None or isinstance(caught.exc_value, RunStopped):
+        return
+    _figures.count("", "unheard errors")
+    words = f"{_describe(caught.exc_value)}{_place_of(caught.exc_value)}"
+    _logger.error("unheard error: %s", words, extra={"failure": caught.exc_value})
+
+
+def _in_time(seconds: float, function: Callable[[], object]) -> None:
+    """Call a function in a thread, and wait no longer than that: a lock or a full pipe may hold it for ever."""
+    thread = _threading.Thread(target=function, daemon=True)
     thread.start()
     thread.join(seconds)
 
 
-def flush_output() -> None:
-    """Let what the script has printed go out before the closing line; if it cannot, the run has failed."""
+def _flush(stream: Any) -> str:
+    """Let what was printed go out; return what prevents it, which Python would otherwise say again at its end."""
+    # Under pythonw there is no stream.
+    if stream is None:
+        return ""
     try:
-        print(end="", flush=True)  # unlike sys.stdout.flush(), this works under pythonw, which has no stdout
+        stream.flush()
     except (OSError, ValueError) as error:
-        _stop.request(1, f"failed: standard output: {error}")
-        with contextlib.suppress(OSError, ValueError):  # or Python tries again at its end, with exit code 120
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with _suppress(OSError, ValueError):
+            _os.dup2(_os.open(_os.devnull, _os.O_WRONLY), stream.fileno())
+        return str(error)
+    return ""
 
 
-def next_signal(receiver: socket.socket, seconds: float | None = None) -> int:
-    """The next signal of ours; 0 when the run is over. Raises TimeoutError after so many seconds."""
-    end = time.monotonic() + (seconds or 0)
-    while True:
-        receiver.settimeout(None if seconds is None else max(0.001, end - time.monotonic()))
-        number = receiver.recv(1)[0]
-        if number == 0 or signal.getsignal(number) is on_signal:
-            return number
+def _flush_output() -> None:
+    """Let the output of the script go out before the closing line; if it cannot, the run has failed."""
+    if problem := _flush(_sys.stdout):
+        _stop.request(1, f"failed: standard output: {problem}")
 
 
-def watch_signals(receiver: socket.socket, end: threading.Lock, write: Callable[[], int]) -> None:
-    """Stop the run at the first signal, end the process at a second one or when the grace is over.
+def _watch_signals(receiver: _socket.socket, end: Callable[[], None]) -> None:
+    """Stop the run at the first signal; end the process at a second Ctrl-C, or when the grace is over.
 
     This thread hears them at once. The main thread, which alone runs handlers, may stand in a look-up of a host, on
     Windows in any call or wait (cpython#85609), or in a `finally` or an `except` of the script.
     """
-    if not (number := next_signal(receiver)):
-        return
-    sys.setswitchinterval(0.0005)  # or threads that compute would keep this one waiting
-    _stop.request(exit_code(number), f"stopped by {signal.Signals(number).name}")
-    last = time.monotonic() + max(0, _stop.grace_left()) + 0.2  # the main thread comes first
-    with contextlib.suppress(TimeoutError):
-        # Programs send theirs in pairs: a shell and the kernel SIGHUP, timeout(1) SIGTERM to its child and its group.
-        pair = time.monotonic() + PAIR_SECONDS
-        while number := next_signal(receiver, last - time.monotonic()):
-            if number == signal.SIGINT or time.monotonic() > pair:
+    is_stopping = False
+    # The main thread comes first, by 0.2 s.
+    while not is_stopping or _stop.grace_left() > -0.2:
+        with _suppress(TimeoutError):
+            signal = receiver.recv(1)[0]
+            # The run is over.
+            if signal == 0:
+                return
+            # The script has a handler of its own.
+            if _signal.getsignal(signal) is not _on_signal:
+                continue
+            if is_stopping and signal == _signal.SIGINT:
                 break
-        else:
-            return
-    in_time(0.2, flush_output)
-    in_time(0.4, write if end.acquire(blocking=False) else end.acquire)  # whoever has it writes the end
-    os._exit(_stop.outcome()[0])
+            is_stopping = True
+            _stop_by(signal)
+            receiver.settimeout(0.05)
+            # Or threads that compute would keep this one waiting.
+            _sys.setswitchinterval(0.0005)
+    _in_time(0.2, _flush_output)
+    _in_time(0.4, end)
+    _os._exit(_stop.outcome()[0])
 
 
-def catch_signals(stack: contextlib.ExitStack, end: threading.Lock, write: Callable[[], int]) -> None:
-    """Until `stack` is closed; one that is ignored, as under nohup, stays so."""
-    sender, receiver = socket.socketpair()
+def _catch_signals(stack: _ExitStack, end: Callable[[], None]) -> None:
+    """Install our signal handlers until `stack` closes; leave ignored signals ignored."""
+    sender, receiver = map(stack.enter_context, _socket.socketpair())
     sender.setblocking(False)
-    watcher = threading.Thread(target=watch_signals, args=(receiver, end, write), name="signals", daemon=True)
+    watcher = _threading.Thread(target=_watch_signals, args=(receiver, end), name="signals", daemon=True)
     watcher.start()
-    for step in (receiver.close, sender.close, watcher.join):
-        stack.callback(step)
+    stack.callback(watcher.join)
     stack.callback(sender.send, bytes(1))
-    stack.callback(sys.setswitchinterval, sys.getswitchinterval())
-    stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False))
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) not in (signal.SIG_IGN, None):
-            stack.callback(signal.signal, number, signal.signal(number, on_signal))
+    stack.callback(_sys.setswitchinterval, _sys.getswitchinterval())
+    stack.callback(_signal.set_wakeup_fd, _signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False))
+    for signal in _STOP_SIGNALS:
+        if _signal.getsignal(signal) not in (_signal.SIG_IGN, None):
+            stack.callback(_signal.signal, signal, _signal.signal(signal, _on_signal))
 
 
-def outcome_of(failure: BaseException) -> tuple[int, str]:
-    """Exit code and closing words for what `main` ended with."""
-    match failure:
-        case SystemExit(code=int(code)):
-            return code if 0 < code < 256 else 1, f"exit {code}"  # the system keeps eight bits of it: 256 would be 0
-        case KeyboardInterrupt():  # no signal: a question for a password on Windows, or a notebook
-            return exit_code(signal.SIGINT), "stopped by SIGINT"
-        case ConfigurationError():
-            return 2, str(failure)
-        case LoginError() | SystemExit():
-            return 1, str(failure) or "failed"
-    name, text = getattr(failure, "api_function", None), describe(failure)
-    if isinstance(failure, httpx.HTTPStatusError) and text in ("HTTP 302", "HTTP 403", "HTTP 404"):
-        text += f"; {CHECK}"
-    return 1, f"failed: {name}: {text}" if name else f"failed: {text}{place_of(failure)}"
+def _catch_errors(stack: _ExitStack) -> None:
+    """Hear of errors that nobody would hear of, and let no letter end the run, until `stack` closes."""
+    stack.callback(setattr, _threading, "excepthook", _threading.excepthook)
+    _threading.excepthook = _on_thread_failure
+    stack.callback(setattr, _sys, "unraisablehook", _sys.unraisablehook)
+    _sys.unraisablehook = _on_unraisable
+    # A pipe on Windows cannot hold each letter.
+    if reconfigure := getattr(_sys.stdout, "reconfigure", None):
+        # The script may have closed it, or put a pipe in its place.
+        stack.enter_context(_suppress(OSError, ValueError))
+        stack.callback(reconfigure, errors=_sys.stdout.errors)
+        reconfigure(errors="backslashreplace")
 
 
-def note_failure(failure: BaseException, terminal: Terminal) -> None:
+def _note_failure(failure: BaseException) -> None:
     """Have the reason in the log before anything waits; the terminal gets the closing line alone."""
-    _stop.request(*outcome_of(failure))
+    code, words = _outcome_of(failure)
+    if code:
+        _stop.request(code, words)
     if isinstance(failure, Exception) and not isinstance(failure, (ConfigurationError, LoginError)):
-        terminal.setLevel(logging.CRITICAL + 1)
-        logger.critical("%s", _stop.outcome()[1], extra={"failure": failure})
-    traceback.clear_frames(failure.__traceback__)  # closes the loops that it left, and their bars
+        _logger.critical(_stop.outcome()[1], extra={"failure": failure, "file_only": True})
+    # Closes the loops that it left, and their bars.
+    _traceback.clear_frames(failure.__traceback__)
 
 
-def end_work() -> bool:
-    """Wait for what was submitted; if the run is to stop, drop what is queued, and wait while the grace lasts.
-
-    Whether the pools' threads, after a signal all threads, have ended, or may go on, as in a notebook.
-    """
-    pools = (main_thread_pool, subtasks_thread_pool)
-    for pool in pools:
-        pool.close(cancel_futures=bool(_stop.reasons))
-        wait_for(pool.pending)
-    names = ".*" if _stop.outcome()[0] >= 128 else rf"({'|'.join(pool.name for pool in pools)})_\d+"
-    ours = (threading.main_thread(), threading.current_thread())
-    while any(re.fullmatch(names, t.name) and t not in ours and not t.daemon for t in threading.enumerate()):
-        if _stop.grace_left() <= 0 or not owns_process():
-            return not owns_process()
-        for pool in pools:  # a thread of the script's own may use it once more
-            pool.close(cancel_futures=bool(_stop.reasons))
-        time.sleep(0.01)
-    return True
+def _end_executors() -> None:
+    """End the pools of the script, as Python does at its end: their threads would otherwise wait for work for ever."""
+    for each in _gc.get_objects():
+        if issubclass(type(each), _futures.Executor) and each not in _POOLS:
+            with _suppress(Exception):
+                each.shutdown(wait=False)
 
 
-if sys.platform != "win32":
-
-    def hear_signals(heard: bool = True) -> None:
-        """Let this thread hear signals, or keep them waiting: a child that hears one too early stops its parent."""
-        signal.pthread_sigmask(signal.SIG_UNBLOCK if heard else signal.SIG_BLOCK, STOP_SIGNALS)
-
-    def forget_parent() -> None:
-        """In a child made by fork: go on without the parent's clients, locks, threads, handlers and refresh tokens.
-
-        By an inherited client, parent and children would read each other's answers.
-        """
-        for number in STOP_SIGNALS:
-            if signal.getsignal(number) is on_signal:
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-                signal.set_wakeup_fd(-1)
-        _thread.__dict__.clear()
-        _stop.__dict__.update(vars(Stop()))
-        _figures.reset()
-        _sessions.lock, ThreadState.tls_lock = threading.Lock(), threading.Lock()
-        main_thread_pool.reset()
-        subtasks_thread_pool.reset()
-        PlainBar.set_lock(threading.RLock())
-        for session in tokens.values():
-            session.pop("refresh_token", None)  # each process refreshes a session of its own: a new login
-        hear_signals()
-
-    os.register_at_fork(
-        before=functools.partial(hear_signals, False), after_in_parent=hear_signals, after_in_child=forget_parent
-    )
+def _wait_for_work(known: set[_threading.Thread]) -> None:
+    """Wait for tasks, and for threads that are new in this run, as Python would; once it is ending, for its grace."""
+    while _stop.grace_left() > 0:
+        threads = [each for each in _threading.enumerate() if not each.daemon and each not in known]
+        # Only now: a thread that has ended may have left tasks, and a task may have left others.
+        tasks = _tasks_left()
+        if not threads and not tasks:
+            return
+        _wait_for(tasks)
+        _time.sleep(0.01)
+        if threads:
+            _end_executors()
+            threads[0].join(0.2)
 
 
-def failure_of(work: Callable[[], None]) -> BaseException | None:
-    """What some work ends with, which a signal may interrupt, once."""
+def _end_run(terminal: _logging.Handler, started: float, once: _threading.Lock) -> None:
+    """Write the end of the log: the table, and the closing line, which goes to the terminal as well."""
+    # For good: `run` and `_watch_signals` may both come here, and the second one waits until the process ends.
+    once.acquire()
+    for line in _figures.table():
+        _logger.info(line)
+    code, words = _stop.outcome()
+    totals = []
+    events = {"call": "calls", "retry": "retries", "failure": "failures"}
+    events |= {"failed task": "failed tasks", "unheard error": "unheard errors"}
+    for one, several in events.items():
+        if number := _figures.total(several):
+            totals.append(f"{number:,} {one if number == 1 else several}")
+    took = _timedelta(seconds=round(_now() - started))
+    if totals:
+        words += f"; {', '.join(totals)} in {took}, log in {_script_name()}.log"
+    terminal.setLevel(_logging.CRITICAL)
+    _Bar.is_over = True
+    level = _logging.CRITICAL if code else _logging.INFO
+    _logger.log(level, "%s: %s", _script_name(), words, extra={"file_only": True})
+    _say(f"{_script_name()}: {words}")
+    _flush(_sys.stderr)
+
+
+def _failure_of(
+    script: Callable[[], object], stack: _ExitStack, terminal: _logging.Handler, end: Callable[[], None]
+) -> BaseException:
+    """Open the log, log in, call a script, and return what that ends with; a signal may interrupt it, once."""
     try:
         try:
             _stop.may_interrupt = True
-            work()
-        except BaseException as error:
-            return None if isinstance(error, SystemExit) and not error.code else error
+            _log_to(stack, terminal)
+            _open_log(stack, f"{_script_name()}.log")
+            _catch_errors(stack)
+            _catch_signals(stack, end)
+            login()
+            # From here on retries are routine.
+            terminal.setLevel(_logging.ERROR)
+            result = script()
+            _refuse_unstarted("main", result)
+            if not isinstance(result, (int, str, type(None))):
+                raise WrongValue(f"main returns a {type(result).__name__}: return nothing, an exit code or a text")
+            _sys.exit(result)
         finally:
             _stop.may_interrupt = False
-    except KeyboardInterrupt as late:  # on the way out
-        return late.__context__ or late
-    return None
-
-
-def asked_about() -> str | None:
-    """What `--help` or `--version`, alone on the command line, asks for."""
-    about = sys.modules["__main__"].__doc__
-    answers = {"--help": about, "-h": about, "--version": f"{script_name()}, template {TEMPLATE_VERSION}"}
-    return answers.get(" ".join(sys.argv[1:]))
+    except BaseException as error:
+        return error
 
 
 def run(main: Callable[[], object]) -> int:
-    """The frame around a script: log, login, `main`, summary.
+    """Run a script: log, checks, login, `main`, summary. It is for the main thread of a script.
 
-    Returns the exit code: 0 done, 1 failed, 2 configuration, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
+    Returns the exit code: 0 done, 1 failed, 2 a wrong setting, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP. What `main` returns
+    is for sys.exit: nothing, an exit code, or a text.
     """
-    if text := asked_about():
-        print(text)
-        return 0
+    if problem := _names_problem():
+        _sys.stderr.write(f"{problem}\n")
+        return 2
+    if hasattr(_sys, "ps1") or _threading.current_thread() is not _threading.main_thread():
+        raise ConfigurationError("run() is for scripts, in their main thread: here, call login()")
+    _stop.reset()
     _figures.reset()
-    _stop.reasons.clear()
-    _stop.in_run, process = True, os.getpid()
-    terminal, end = Terminal(logging.WARNING), threading.Lock()
-    write = functools.partial(write_end, terminal, time.monotonic())
-
-    def work() -> None:
-        open_log(stack, terminal)
-        threading.excepthook = on_thread_failure
-        if owns_process():
-            catch_signals(stack, end, write)
-        login()
-        terminal.setLevel(logging.ERROR)  # from here on retries are routine
-        main()
-
-    with contextlib.ExitStack() as stack:
-        failure = failure_of(work)
-        if os.getpid() != process:  # a child made by os.fork() has come out of main(); the rest is for its parent
-            flush_output()
-            os._exit(outcome_of(failure)[0] if failure else 0)
-        if failure:
-            note_failure(failure, terminal)
-        ended = end_work()
-        flush_output()
-        end.acquire()
-        code = write()
-        if not ended:  # Python would wait for the threads that are held; their bars are wiped away, and not drawn again
-            with PlainBar.external_write_mode(sys.stderr):
-                os._exit(code)
-    _stop.in_run = False
-    _stop.reasons.clear()
+    _Bar.is_over = False
+    process, terminal = _os.getpid(), _Terminal(_logging.WARNING)
+    end = _partial(_end_run, terminal, _now(), _threading.Lock())
+    known = set(_threading.enumerate())
+    with _ExitStack() as stack:
+        failure = _failure_of(main, stack, terminal, end)
+        # A child made by os.fork() has come out of main(). The rest is for its parent.
+        if _os.getpid() != process:
+            _flush_output()
+            _os._exit(_outcome_of(failure)[0])
+        _note_failure(failure)
+        _wait_for_work(known)
+        _flush_output()
+        end()
+        code = _stop.outcome()[0]
+        # Python would wait for a thread that is held.
+        if _stop.grace_left() <= 0:
+            _os._exit(code)
+    _stop.reset()
     return code
 
 
-END_OF_ENGINE = max(line or 0 for *_, line in run.__code__.co_lines())  # what follows is the script's own: see place_of
+# Type checkers know `sys.platform` by this name alone.
+if sys.platform != "win32":
+
+    def _hear_signals(heard: bool = True) -> None:
+        """Let this thread hear signals, or keep them waiting: a child that hears one too early stops its parent."""
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK if heard else _signal.SIG_BLOCK, _STOP_SIGNALS)
+
+    def _forget_parent() -> None:
+        """In a child made by fork: start as if nothing had happened before; the child may call login().
+
+        By an inherited client, parent and children would read each other's answers.
+        """
+        for signal in _STOP_SIGNALS:
+            if _signal.getsignal(signal) is _on_signal:
+                _signal.signal(signal, _signal.SIG_DFL)
+                _signal.set_wakeup_fd(-1)
+                if signal == _signal.SIGINT:
+                    _signal.signal(signal, _signal.default_int_handler)
+        for state in (_stop, _figures, _thread, _connections, _sessions, *_POOLS):
+            state.reset()
+        _Bar.set_lock(_threading.RLock())
+        _hear_signals()
+
+    _os.register_at_fork(
+        before=_partial(_hear_signals, False), after_in_parent=_hear_signals, after_in_child=_forget_parent
+    )
+
+
+@_atexit.register
+def _at_exit() -> None:
+    """Do what a script without `run`, or with one of its own, leaves undone: wait for its tasks, say what is wrong."""
+    problem = _names_problem()
+    if not problem:
+        while tasks := _tasks_left():
+            _wait_for(tasks)
+            _time.sleep(0.01)
+    elif __name__ == "__main__" and _NAMES["run"] is not _NEEDED["run"]:
+        _sys.stderr.write(f"{problem}; nothing was run\n")
+        _os._exit(2)
+
+
+# What the engine and the API functions that it comes with call by a name that a script may use: see _names_problem.
+_NEEDED_NAMES = """
+login run tokens get_httpx_client api_call_with_retry call_endpoint url_of identifier path_segment require_id rows_on
+every_page main_thread_pool subtasks_thread_pool TemplateError ConfigurationError LoginError WrongValue RunStopped
+BaseException EOFError Exception ImportError KeyboardInterrupt OSError OverflowError PermissionError
+RecursionError RuntimeError SystemExit TimeoutError TypeError UnicodeDecodeError ValueError all bool bytes dict filter
+float getattr hasattr int isinstance issubclass iter len list map max min next object range repr round set
+setattr sorted str sum super tuple type vars
+"""
+_NEEDED = {name: _builtins.__dict__.get(name, _NAMES.get(name)) for name in _NEEDED_NAMES.split()}
+_ENGINE_LINES = range(_system_error.__code__.co_firstlineno, _at_exit.__code__.co_firstlineno)
+# ========================================================================================================= ENGINE ENDS
 
 # ================================================================================================ EDIT 2: API functions
 # Both lines of a function name the same service: the decorator renews its access token, call_endpoint sends it.
@@ -1544,49 +2164,51 @@ END_OF_ENGINE = max(line or 0 for *_, line in run.__code__.co_lines())  # what f
 
 @api_call_with_retry("RC")
 def get_all_organizations() -> list[dict[str, Any]]:
-    """All centres: dicts with at least `id` and `name`."""
+    """Return all centres: dicts with at least `id` and `name`."""
     return call_endpoint("RC", "GET", "organizations", list)
 
 
 @api_call_with_retry("RC")
 def get_statistics(organization_id: str) -> dict[str, Any]:
-    """The counts of one centre."""
+    """Return the counts of one centre."""
     return call_endpoint("RC", "GET", "statistics", dict, params={"organization": identifier(organization_id)})
 
 
 @api_call_with_retry("RC")
 def search_inclusions_page(organization_id: str, limit: int, page: int) -> dict[str, Any]:
-    """One page of a centre's inclusions, pages from 1: {"data": [...], "total": n}."""
+    """Return one page of the inclusions of a centre, pages from 1: {"data": [...], "total": n}."""
     params, body = {"limit": limit, "page": page}, {"organization": identifier(organization_id)}
     return call_endpoint("RC", "POST", "search_inclusions", dict, params=params, json=body)
 
 
 def search_inclusions(organization_id: str, limit: int, page: int) -> list[dict[str, Any]]:
-    """The inclusions on one page, pages from 1."""
+    """Return the inclusions on one page, pages from 1."""
     return rows_on(search_inclusions_page(organization_id, limit, page))
 
 
 def get_all_inclusions(organization_id: str) -> list[dict[str, Any]]:
-    """All inclusions of a centre, each once, however many pages that takes; ValueError if the pages do not add up."""
-    return every_page(functools.partial(search_inclusions_page, organization_id), key="patientId")
+    """Return all inclusions of a centre, each once. Raises WrongValue if the pages do not add up."""
+    return every_page(lambda limit, page: search_inclusions_page(organization_id, limit, page), key="patientId")
 
 
 @api_call_with_retry("RC")
 def get_record_by_patient(patient_id: str) -> dict[str, Any]:
-    """The record of one patient, by the `patientId` of an inclusion."""
-    return call_endpoint("RC", "GET", "record_by_patient", dict, params={"patient": identifier(patient_id)})
+    """Return the record of one patient, by the `patientId` of an inclusion. Raises WrongValue for another record."""
+    record = call_endpoint("RC", "GET", "record_by_patient", dict, params={"patient": identifier(patient_id)})
+    return require_id(record, "patientId", patient_id)
 
 
 @api_call_with_retry("RC")
 def get_surveys(patient_id: str) -> list[dict[str, Any]]:
-    """The questionnaires of one patient, with answers."""
+    """Return the questionnaires of one patient, with answers."""
     return call_endpoint("RC", "POST", "surveys", list, json={"subject": identifier(patient_id)})
 
 
 @api_call_with_retry("GDD")
 def get_request_by_tube(tube_id: str) -> dict[str, Any]:
-    """The laboratory request that a sample tube belongs to."""
-    return call_endpoint("GDD", "GET", "request_by_tube", dict, suffix="/" + path_segment(tube_id))
+    """Return the laboratory request that a sample tube belongs to. Raises WrongValue for another one."""
+    request = call_endpoint("GDD", "GET", "request_by_tube", dict, suffix="/" + path_segment(tube_id))
+    return require_id(request, "tubeId", tube_id)
 
 
 # ================================================================================================== EDIT 3: your script
@@ -1594,20 +2216,15 @@ def get_request_by_tube(tube_id: str) -> dict[str, Any]:
 
 def main() -> None:
     # TODO: replace this block by your script --------------------------------------------------------------------------
-    def counts_of(organization: dict[str, Any]) -> Counter[str]:  # a task: its two calls are subtasks
-        inclusions = subtasks_thread_pool.submit(get_all_inclusions, organization["id"])
-        statistics = subtasks_thread_pool.submit(get_statistics, organization["id"])
-        return Counter({"inclusions": len(inclusions.result()), **statistics.result()})
+    def count(centre: dict[str, Any]) -> int:
+        return len(get_all_inclusions(centre["id"]))
 
-    centres = run_parallel(counts_of, get_all_organizations(), desc="Centres")
-    rows = sorted((str(organization["name"]), counts) for organization, counts in centres)
-    total: Counter[str] = Counter()
-    for _, counts in rows:
-        total.update(counts)
-    print(f"{'centre':<20}" + "".join(f" {column:>6}" for column in total))
-    for name, counts in [*rows, ("Total", total)]:
-        figures = "".join(f" {counts[column]:>{max(6, len(column))},}" for column in total)
-        print(f"{name:<20.20}{figures}")
+    counts = run_parallel(count, get_all_organizations(), desc="Centres")
+    rows = sorted(((number, centre["name"]) for centre, number in counts), reverse=True)
+    print("inclusions  centre (the ten largest)")
+    for number, name in rows[:10]:
+        print(f"{number:>10,}  {name}")
+    print(f"{sum(number for number, _ in rows):>10,}  in all {len(rows)} centres")
     # end of the TODO block --------------------------------------------------------------------------------------------
 
 

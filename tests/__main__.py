@@ -3,18 +3,19 @@
 With --httpx2 as the first option they run on httpx2, the successor of httpx: `python3 tests --httpx2 -k token` (see
 next_httpx.py). Paths are then those from the top of the repository.
 
-engine/      a file for each section of the template, in its order and by its names
-promises/    what holds of the template as a whole: scripts in use, README, upgrade, packages, types, Windows, chaos
-recipes/     what the README does with pandas and in a notebook; `python3 tests --recipes` installs these packages
-simulation/  the simulated platform that the tests and sandbox.py run scripts against
+engine/          a file for each section of the template, in its order and by its names
+promises/        what holds of the template as a whole: scripts in use, README, upgrade, packages, types, Windows, chaos
+recipes/         scripts to copy, and their tests: `python3 tests --recipes` installs pandas and more for them
+simulation/      the simulated platform that the tests and sandbox.py run scripts against
+upgrading/       what `python3 tests/upgrade.py` knows of old templates and of what an author writes
 platform_check/  what `python3 tests/check_platform.py` finds out about a real platform
-benchmark/   `python3 tests/benchmark` measures the template against other ways to do the same
+recording/       recordings of browsers for its tests, and what records them
+benchmark/       `python3 tests/benchmark` measures the template against other ways to do the same
 """
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from environment import TESTS, environment_python
 from next_httpx import moved_repository
@@ -30,9 +31,14 @@ def main() -> int:
         python, tests = environment_python("recipes/requirements.txt", "-recipes"), TESTS / "recipes"
     else:
         python, tests = environment_python("requirements.txt"), TESTS
-    if not any(Path(argument.split("::")[0]).exists() for argument in arguments):
+    if not any(map(is_path, ["", *arguments], arguments)):
         arguments.append(str(tests))
     return replaced_by([str(python), "-m", "pytest", *arguments])
+
+
+def is_path(previous: str, argument: str) -> bool:
+    """Tell whether an argument says where to look for tests: it exists, and it is not what -k chooses by."""
+    return previous != "-k" and os.path.exists(argument.split("::")[0])  # no error for a name that is too long
 
 
 def replaced_by(command: list[str]) -> int:

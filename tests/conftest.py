@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import OWN_CALLS, TEMPLATE, TODO_BLOCK, Load, Start, imported, release, study_of
+from helpers import OWN_CALLS, OWN_IMPORTS, TEMPLATE, TODO_BLOCK, Load, Start, imported, release, study_of
 from server import Simulator
 from study import Study
 
@@ -48,7 +48,8 @@ def platform(shared_simulator: Simulator) -> Simulator:
     habits = {"omit": [], "renewals": {}, "user_id": "someone", "clock_ahead": 0}
     pages = {"page_cap": 1_000_000, "paging": "from 1", "total": True}
     answers = dict.fromkeys(shared_simulator.seen()["requests"])
-    changed = {**normal, **times, **habits, **pages, "faults": {}, "answer": answers}
+    quirks = {"settling": {}, "cookies": False, "denied": [], "send_twice": {}, "outage_kind": "503"}
+    changed = {**normal, **times, **habits, **pages, **quirks, "faults": {}, "answer": answers}
     shared_simulator.control(**changed, restart=True, reset_counts=True)
     return shared_simulator
 
@@ -109,11 +110,12 @@ def logged_in(load: Load, monkeypatch: pytest.MonkeyPatch) -> Load:
 def script(tmp_path: Path) -> Callable[..., Path]:
     """Make a copy of the template as a user would: `script("print(1)", edits={"old": "new"}, name="my_script.py")`.
 
-    Constants go by keyword: `script("print(1)", MAX_THREADS=60)`.
+    Constants go by keyword: `script("print(1)", MAX_THREADS=60)`. The copy has what `OWN_IMPORTS` imports.
     """
 
     def make(todo: str, *, edits: dict[str, str] | None = None, name: str = "my_script.py", **constants: float) -> Path:
         text = TEMPLATE.read_text(encoding="utf-8")
+        text = re.sub(r"(?m)^import httpx.*\n", lambda line: line[0] + OWN_IMPORTS, text, count=1)
         block = "my own\n" + textwrap.indent(textwrap.dedent(todo).strip("\n"), "    ")
         text, found = TODO_BLOCK.subn(lambda _: block, text)
         assert found == 1, "the template has no TODO block"

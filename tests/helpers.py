@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
 import importlib.util
 import os
@@ -27,6 +26,29 @@ TEMPLATE = Path(__file__).resolve().parent.parent / "eb_script_template.py"
 TODO_BLOCK = re.compile(r"(?<=    # TODO: ).*?(?=\n    # end of the TODO block)", re.DOTALL)
 SUMMARY = ["calls", "retries", "renewals", "failures", "p50", "p95", "max"]  # columns at the end of a log
 needs_posix = functools.partial(pytest.mark.skipif, os.name == "nt")  # with a reason, as the mark itself
+
+# What scripts import for their own use: names that the engine must not depend on.
+OWN_IMPORTS = """\
+import concurrent.futures
+import contextlib
+import functools
+import io
+import itertools
+import json
+import math
+import queue
+import random
+import re
+import signal
+import threading
+import time
+import traceback
+import urllib.parse
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+"""
 
 # What a script adds for the two endpoints that only the simulated platform has.
 OWN_CALLS = """
@@ -69,8 +91,8 @@ def release(module: Any) -> None:
     """Let go of the threads and connections that a test used without `run`, which does it by itself."""
     module.main_thread_pool.close()
     module.subtasks_thread_pool.close()
-    with contextlib.suppress(module.ConfigurationError):  # this thread's; those of ended threads close by themselves
-        module.get_httpx_client().close()
+    if module._thread.client is not None:  # those of ended threads close by themselves
+        module._thread.client.close()
 
 
 def environment_for(platform: Simulator | None, **variables: str) -> dict[str, str]:
@@ -140,15 +162,21 @@ def summary_of(log: str) -> dict[str, dict[str, int]]:
 
 
 def answer(
-    status: int, body: bytes = b"{}", content_type: str = "application/json", trickle: float = 0, **headers: str
+    status: int,
+    body: bytes = b"{}",
+    content_type: str = "application/json",
+    trickle: float = 0,
+    times: int = 0,
+    **headers: str,
 ) -> dict[str, Any]:
     """What an endpoint is to answer from now on: `platform.control(answer={"echo": answer(503)})`.
 
-    `trickle` is the seconds between two bytes of the body; headers go by keyword, as `retry_after="5"`.
+    `trickle` is the seconds between two bytes of the body, `times` how often it answers so, 0 for ever; headers go by
+    keyword, as `retry_after="5"`.
     """
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     content = {"body_base64": base64.b64encode(body).decode(), "content_type": content_type}
-    return {"status": status, **content, "headers": named, "trickle": trickle}
+    return {"status": status, **content, "headers": named, "trickle": trickle, "times": times}
 
 
 def untrusted() -> httpx.ConnectError:

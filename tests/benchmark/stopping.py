@@ -102,7 +102,8 @@ PLACES = {
         "    future.result()\nexcept BaseException:\n    pass"
     ),
     "closing after a failure, a task held": Place(
-        "main_thread_pool.submit(threading.Event().wait)\nprint('busy', flush=True)\nraise LookupError('no input')",
+        "begun = threading.Event()\nmain_thread_pool.submit(lambda: (begun.set(), threading.Event().wait()))\n"
+        "begun.wait()\nprint('busy', flush=True)\nraise LookupError('no input')",
         failed=True,
     ),
     "20 threads that compute, `finally: time.sleep(30)`": Place(
@@ -154,7 +155,8 @@ def started(place: Place, platform: Simulator, template: Path) -> Iterator[Start
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         todo = textwrap.indent(place.todo or "pass", "    ")
-        imports = f"import sys\nimport {template.stem} as template\nfrom {template.stem} import *"
+        own = "import sys, threading, time\nfrom pathlib import Path"
+        imports = f"{own}\nimport {template.stem} as template\nfrom {template.stem} import *"
         text = f"{imports}\n\ndef main():\n{todo}\n\nsys.exit(template.run(main))\n"
         (folder / "my_script.py").write_text(text)
         (folder / "resolv.conf").write_text(RESOLVER)

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from helpers import TEMPLATE, Load, Start, a_tube, all_inclusions, answer, imported, patients_of, study_of
-from hypothesis import HealthCheck, event, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, event, given, settings, strategies as st
 from server import Simulator
 from study import Study
 
@@ -206,7 +205,7 @@ def test_a_row_that_goes_away_between_two_pages_is_an_error_as_another_one_is_mi
             del rows[3]  # each row after it moves, one of them onto the first page
         return {"data": rows[limit * (page - 1) : limit * page], "total": len(rows)}
 
-    with pytest.raises(ValueError, match="page 2 does not fit: total was 20, is 19"):
+    with pytest.raises(ValueError, match=r"page 2 does not fit: .* total 20, then 19"):
         load().every_page(fetch, "id", 10)
 
 
@@ -267,12 +266,12 @@ def test_an_iterator_is_refused_as_an_argument_since_a_second_attempt_would_find
     def count(ids: Any, file: Any = None) -> int:
         return len(list(ids))
 
-    for ids in (iter("ab"), (each for each in "ab"), map(str, "ab")):
-        with pytest.raises(TypeError, match="count: an iterator would be empty at the second attempt: pass a list"):
+    for ids in (iter("ab"), (each for each in "ab"), map(str, "ab"), io.BytesIO(b"ab")):
+        with pytest.raises(TypeError, match=r"count: a \w+ would be empty at the second attempt: pass a list"):
             count(ids)
         with pytest.raises(TypeError, match="pass a list"):
             count(ids=ids)
-    assert count("ab", io.BytesIO()) == 2
+    assert count("ab", [b"ab"]) == 2
 
 
 def test_a_decorator_without_its_parentheses_says_what_to_write(load: Load) -> None:
@@ -290,12 +289,12 @@ def test_a_decorator_that_names_another_service_than_the_call_is_an_error_before
     def centres() -> Any:
         return template.call_endpoint("RC", "GET", "organizations", list)
 
-    with pytest.raises(template.ConfigurationError, match=r"RC organizations: .* names GDD"):
+    with pytest.raises(template.ConfigurationError, match=r"access token of RC, its decorator names GDD"):
         centres()
     assert platform.seen()["requests"]["organizations"] == 0
 
 
-def test_a_function_of_the_old_form_with_a_token_of_another_service_is_an_error_once_the_token_runs_out(
+def test_a_function_of_the_old_form_with_a_token_of_another_service_is_an_error_before_anything_is_sent(
     template: Any, platform: Simulator
 ) -> None:
     @template.api_call_with_retry("GDD")
@@ -307,11 +306,9 @@ def test_a_function_of_the_old_form_with_a_token_of_another_service_is_an_error_
         response.raise_for_status()
         return response.json()
 
-    assert len(centres()) == 5
-    platform.control(expire="RC")
     with pytest.raises(template.ConfigurationError, match="access token of RC, its decorator names GDD"):
         centres()
-    assert platform.seen()["logins"]["accepted"] == 1, "and no session was opened for nothing"
+    assert platform.seen()["requests"]["organizations"] == 0
 
 
 def test_a_typo_in_an_endpoint_is_said_with_those_that_there_are(template: Any) -> None:

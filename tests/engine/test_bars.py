@@ -206,7 +206,9 @@ def test_a_run_that_crawls_shows_on_its_bar_how_the_retries_grow(script: Script,
     with Screen(path, platform) as screen:
 
         def retries() -> int:
-            shown = re.search(r"all .*\| 0/3 \[.*, ([0-9,]+) retries\]", "\n".join(screen.lines()))
+            shown = re.search(
+                r"all .*\| 0/3 \[.*, ([0-9,]+) retries(?:, \d waiting, next in \d s)?\]", "\n".join(screen.lines())
+            )
             return int(shown[1].replace(",", "")) if shown else 0
 
         for at_least in (1, 10, 30):
@@ -262,7 +264,7 @@ def test_without_a_terminal_progress_goes_to_the_log_now_and_then(
         if log.read_text(encoding="utf-8").count(" all ") == 2:
             break
     """
-    path = script(todo, LOG_EVERY=0.2)
+    path = script(todo, _LOG_EVERY=0.2)
     done = run_script(path, platform)
     assert done.returncode == 0
     assert re.fullmatch("my_script: done; .*\n", done.stderr)
@@ -274,7 +276,7 @@ def test_without_a_terminal_progress_goes_to_the_log_now_and_then(
 
 
 def test_the_shipped_interval_of_progress_in_the_log_is_30_seconds(load: Load) -> None:
-    assert load().LOG_EVERY == 30
+    assert load()._LOG_EVERY == 30
 
 
 def test_without_a_terminal_a_log_line_does_not_wait_for_a_bar(script: Script, platform: Simulator) -> None:

@@ -54,7 +54,7 @@ def test_without_configuration_one_line_says_what_to_set_and_how_to_try_it(copy:
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"my_script: [^\n]+\n", done.stderr)
     assert set(re.findall(r"EB_\w+", done.stderr)) == {"EB_IAM_URL", "EB_RC_URL", "EB_GDD_URL"}
-    assert "python tests/sandbox.py my_script.py" in done.stderr
+    assert "python3 tests/sandbox.py my_script.py" in done.stderr
 
 
 @pytest.mark.parametrize("value", [0, -1, "x", "20", None, float("nan"), float("inf"), [5]])
@@ -233,7 +233,6 @@ def overheard(listener: tuple[int, list[bytes]], load: Load, monkeypatch: pytest
         ("HTTP://rc.hospital.test:443", UNENCRYPTED),
         ("http://localhost.hospital.test", UNENCRYPTED),
         ("http://127.0.0.1.hospital.test", UNENCRYPTED),
-        ("http://127.0.0.1@hospital.test", UNENCRYPTED),
         ("http://0.0.0.0:PORT", UNENCRYPTED),
         ("http://2130706433:PORT", UNENCRYPTED),
         ("http://[::ffff:127.0.0.1]:PORT", UNENCRYPTED),
@@ -260,7 +259,7 @@ def test_an_address_that_is_unsafe_or_none_is_named_and_refused_before_a_byte_is
     with pytest.raises(module.ConfigurationError) as caught:
         module.login()
     shown = repr(address.replace("PORT", str(listener[0])))
-    assert str(caught.value).startswith(f"set {variable} ({shown} {problem})")
+    assert str(caught.value).startswith(f"set {variable}: {shown} {problem}")
     assert listener[1] == []
 
 
@@ -308,13 +307,13 @@ def test_a_refused_address_ends_the_script_with_exit_code_2_and_one_line(script:
     path = script('print("never here")')
     finished = run_script(path, None, **secure, EB_GDD_URL="http://platform.hospital.test", EB_PASSWORD="x")
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert re.fullmatch(rf"my_script: set EB_GDD_URL \('http://\S+' {UNENCRYPTED}\)\n", finished.stderr)
+    assert re.fullmatch(rf"my_script: set EB_GDD_URL: 'http://\S+' {UNENCRYPTED}\n", finished.stderr)
 
 
 def test_a_login_in_an_address_is_not_written(script: Script) -> None:
     path = script('print("never here")')
     finished = run_script(path, None, EB_IAM_URL="https://me:let@me-in@iam.endobest.example", EB_PASSWORD="x")
-    assert re.match(r"my_script: set EB_IAM_URL \('https://\*\*\*@iam.endobest.example' is a pl", finished.stderr)
+    assert re.match(r"my_script: set EB_IAM_URL[^:]*: the address has a user and a password in it", finished.stderr)
     assert "me-in" not in finished.stderr + path.with_suffix(".log").read_text(encoding="utf-8")
 
 

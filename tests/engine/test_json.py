@@ -11,8 +11,7 @@ from typing import Any
 import jsonpath_rfc9535
 import pytest
 from helpers import TEMPLATE, imported
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 get_nested_value = imported(TEMPLATE).get_nested_value
 

@@ -149,26 +149,6 @@ def test_rotation_bounds_the_size_keeps_the_five_newest_and_others_out(copy: Pat
         assert {mode(path) for path in copy.parent.glob("my_script.log.*") if path.stat().st_size > 20} == {0o600}
 
 
-@needs_posix(reason="Windows renames no file that is open")
-def test_a_log_that_another_process_has_set_aside_is_opened_anew_and_not_rotated_again(
-    script: Script, simulator: Start
-) -> None:
-    path = script(
-        """
-        handler = logging.getLogger().handlers[0]
-        logging.info("x" * 9_000)
-        os.rename("my_script.log", "my_script.log.by-another")
-        Path("my_script.log").touch()
-        logging.info("y" * 9_000)
-        logging.info("z")
-        """,
-        LOG_BYTES=10_000,
-    )
-    assert run_script(path, simulator()).returncode == 0
-    assert [other.name for other in path.parent.glob("my_script.log.*")] == ["my_script.log.by-another"]
-    assert "yyy" in log_of(path)
-
-
 # ------------------------------------------------------------------------------------------------------------ its lines
 
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 from helpers import WATCHDOG, Load, run_script, wait_until
-from hypothesis import HealthCheck, Phase, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, example, given, settings, strategies as st
 from server import Simulator
 
 POOLS = ("main_thread_pool", "subtasks_thread_pool")

@@ -109,7 +109,7 @@ def path(script: Script) -> Path:
 
 
 def test_enter_takes_the_defaults_and_the_password_is_shown_nowhere(path: Path, platform: Simulator) -> None:
-    answers = [(USER, ENTER), (PASSWORD, SECRET + ENTER), (THREADS, ENTER)]
+    answers = [(USER, ENTER), (THREADS, ENTER), (PASSWORD, SECRET + ENTER)]
     talked = talk(path, variables_without(platform, *QUESTIONS), *answers)
     assert talked.code == 0
     assert re.fullmatch(rf"\ncentres: {platform.options.centres}\nmy_script: done; [^\n]+\n", talked.ending)
@@ -121,7 +121,7 @@ def test_enter_takes_the_defaults_and_the_password_is_shown_nowhere(path: Path, 
 
 def test_what_is_typed_is_used(path: Path, simulator: Start) -> None:
     platform = simulator("--user", "zoé@hôpital.example", "--password", SECRET)
-    answers = [(USER, "zoé@hôpital.example" + ENTER), (PASSWORD, SECRET + ENTER), (THREADS, "3" + ENTER)]
+    answers = [(USER, "zoé@hôpital.example" + ENTER), (THREADS, "3" + ENTER), (PASSWORD, SECRET + ENTER)]
     talked = talk(path, variables_without(platform, *QUESTIONS), *answers)
     assert talked.code == 0, talked.shown
     assert " user zoé@hôpital.example, 3 threads," in talked.log
@@ -143,11 +143,11 @@ def test_nothing_is_asked_when_nothing_is_missing(path: Path, platform: Simulato
 
 @needs_posix(reason="at a console Ctrl-D is a letter")
 def test_ctrl_d_takes_the_default_too_and_the_next_line_is_a_new_one(path: Path, platform: Simulator) -> None:
-    answers = [(USER, CTRL_D), (PASSWORD, SECRET + ENTER), (THREADS, CTRL_D)]
+    answers = [(USER, CTRL_D), (THREADS, CTRL_D), (PASSWORD, SECRET + ENTER)]
     talked = talk(path, variables_without(platform, *QUESTIONS), *answers)
     assert talked.code == 0
     assert f" user {DEFAULT_USER}, 20 threads," in talked.log
-    for question in (PASSWORD, THREADS, "centres"):
+    for question in (THREADS, PASSWORD, "centres"):
         assert f"\n{question}" in talked.shown
 
 
@@ -164,17 +164,14 @@ def test_no_password_ends_the_run_with_one_line_that_says_what_to_set(
     assert sum(platform.seen()["requests"].values()) == 0
 
 
-def test_a_wrong_number_of_threads_is_said_with_the_range_and_asked_again(path: Path, platform: Simulator) -> None:
-    answers = [
-        (PASSWORD, SECRET + ENTER),
-        (THREADS, "21" + ENTER),
-        (" 1 to 20 (MAX_THREADS)", ""),
-        (THREADS, "3" + ENTER),
-    ]
-    talked = talk(path, variables_without(platform, "EB_PASSWORD", "EB_THREADS"), *answers)
-    assert talked.code == 0
-    assert "EB_THREADS = '21': give a whole number from 1 to 20" in talked.shown
-    assert ", 3 threads," in talked.log
+def test_a_wrong_number_of_threads_ends_the_run_with_the_range_before_the_password_is_asked_for(
+    path: Path, platform: Simulator
+) -> None:
+    talked = talk(path, variables_without(platform, "EB_PASSWORD", "EB_THREADS"), (THREADS, "21" + ENTER))
+    assert talked.code == 2
+    assert "EB_THREADS = '21': give a whole number from 1 to 20 (MAX_THREADS)" in talked.ending
+    assert PASSWORD.strip() not in talked.shown
+    assert sum(platform.seen()["requests"].values()) == 0
 
 
 def test_a_refused_login_shows_one_line_and_no_password(path: Path, platform: Simulator) -> None:
@@ -186,7 +183,7 @@ def test_a_refused_login_shows_one_line_and_no_password(path: Path, platform: Si
 
 
 def test_the_questions_are_seen_while_standard_output_goes_to_a_file(path: Path, platform: Simulator) -> None:
-    answers = [(USER, ENTER), (PASSWORD, SECRET + ENTER), (THREADS, ENTER)]
+    answers = [(USER, ENTER), (THREADS, ENTER), (PASSWORD, SECRET + ENTER)]
     talked = talk(path, variables_without(platform, *QUESTIONS), *answers, stdout="out.csv")
     assert talked.code == 0
     output = (path.parent / "out.csv").read_text(encoding="utf-8")

@@ -181,7 +181,7 @@ def test_the_work_for_a_line_does_not_grow_with_the_number_of_tokens_that_were_s
     platform: Simulator, logged_in: Load, capfd: pytest.CaptureFixture[str]
 ) -> None:
     template = logged_in(platform)
-    handler = template.Terminal() if hasattr(template, "LogLine") else template._terminal
+    handler = template._Terminal()
     record = logging.makeLogRecord({"msg": "a line"})
 
     def work() -> int:
@@ -210,7 +210,7 @@ def test_tokens_that_are_still_in_use_are_masked_after_many_renewals_of_another_
     for _ in range(450):
         platform.control(expire="RC")
         template.echo(1)
-    template.say(f"{template.tokens} {platform.options.password}")
+    template._say(f"{template.tokens} {platform.options.password}")
     text = capfd.readouterr().err
     in_use = [session[key] for session in template.tokens.values() for key in ("access_token", "refresh_token")]
     assert [secret for secret in [*in_use, platform.options.password] if secret in text] == []
@@ -222,7 +222,7 @@ def test_a_secret_where_a_long_message_is_cut_is_masked_as_a_whole(
 ) -> None:
     template = logged_in(platform)
     token = template.tokens["RC"]["access_token"]
-    template.say("x" * (template.LONGEST_LINE - shown) + token)
+    template._say("x" * (template._LONGEST_LINE - shown) + token)
     assert token[:shown] not in capfd.readouterr().err or shown == 1
 
 
@@ -318,7 +318,7 @@ def test_what_an_exception_of_a_task_without_lines_of_its_own_quotes_is_not_show
         ("json.loads('{')", "failed: JSONDecodeError: Expecting property name"),
         (
             "identifier('')",
-            "failed: empty text is no id: pass a number, or a text that is not empty (my_",
+            "failed: a text that is empty, says nothing or has blanks around it is no id: pass a number, or a text as",
         ),
         (
             "get_nested_value({}, 'id')",
@@ -383,8 +383,11 @@ thread.join()
     finished = run_script(path, platform)
     log = path.with_suffix(".log").read_text(encoding="utf-8")
     assert finished.returncode == 1
-    assert re.search(r"(?m)^my_script: failed: thread mine: HTTP 404 \(my_script.py line \d+\); ", finished.stderr)
-    assert "thread mine: HTTP 404 (my_script.py line " in log
+    assert re.search(
+        r"(?m)^my_script: failed: thread mine: get_record_by_patient: HTTP 404 \(my_script.py line \d+\); ",
+        finished.stderr,
+    )
+    assert "thread mine: get_record_by_patient: HTTP 404 (my_script.py line " in log
     assert "in get_record_by_patient" in log
     assert "4711" not in log + finished.stderr
     assert "Traceback" not in finished.stderr
@@ -397,5 +400,5 @@ def test_where_a_redirect_leads_is_written_without_its_query(
     platform.control(answer={"organizations": answer(302, b"", location=location)})
     path = script("get_all_organizations()")
     finished = run_script(path, platform)
-    assert "my_script: failed: get_all_organizations: HTTP 302; " in finished.stderr
+    assert f"failed: get_all_organizations: HTTP 302, redirects to {location.partition('?')[0]} (" in finished.stderr
     assert "4711" not in written(finished, path)

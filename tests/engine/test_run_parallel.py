@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gc
 import logging
+import re
 import sys
 import threading
 from collections import Counter
@@ -133,7 +135,8 @@ def test_with_return_exceptions_the_exception_takes_the_place_of_the_result(
     assert isinstance(error, ValueError)
     assert str(error) == "no 30s here"
     assert results == {number: -number for number in range(100) if number != 30}
-    assert not caplog.records, "what is handed over is not logged as well"
+    [record] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert re.match(r"failed on item 31: ValueError", record.getMessage()), "the log names the item that failed"
 
 
 @pytest.mark.parametrize("ending", ["break", "close", "exception"])
@@ -189,12 +192,18 @@ def test_an_error_of_the_items_themselves_cancels_what_is_queued_and_passes(temp
 
 
 def test_a_future_cancelled_from_elsewhere_ends_the_loop_instead_of_holding_it(template: Any) -> None:
-    template.main_thread_pool.size = 1
-    gate = threading.Event()
-    results = template.run_parallel(lambda item: item == 0 or gate.wait(WATCHDOG), range(10))
+    template.main_thread_pool.size = 2
+    gate, started = threading.Event(), list[int]()
+
+    def task(item: int) -> bool:
+        started.append(item)
+        return item == 0 or gate.wait(WATCHDOG)
+
+    results = template.run_parallel(task, range(10))
     assert next(results) == (0, True)
+    wait_until(lambda: len(started) == 3)  # 1 and 2 are held, and 3 is queued
     template.main_thread_pool.shutdown(wait=False, cancel_futures=True)
-    with pytest.raises(template.concurrent.futures.CancelledError):
+    with pytest.raises(concurrent.futures.CancelledError):
         list(results)
     gate.set()
 

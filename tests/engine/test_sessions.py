@@ -15,8 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from helpers import OWN_CALLS, Load, Start, answer, needs_posix, run_script, summary_of, wait_until
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from server import Simulator
 
 Script = Callable[..., Path]
@@ -175,7 +174,8 @@ def test_a_refused_login_is_said_in_one_line_and_never_repeated(platform: Simula
     finished = run_script(path, platform, EB_PASSWORD="forgotten")
     assert (finished.returncode, finished.stdout) == (1, "")
     assert re.fullmatch(
-        r"my_script: IAM login: refused with HTTP 401 for user \S+ \(EB_USER_NAME, EB_PASSWORD\); .*\n", finished.stderr
+        r"my_script: IAM login: refused with HTTP 401 for user \S+: check EB_USER_NAME and EB_PASSWORD; .*\n",
+        finished.stderr,
     )
     assert platform.seen()["logins"] == {"accepted": 0, "refused": 1}
     assert platform.seen()["requests"]["config_token"] == 0
@@ -188,8 +188,11 @@ def test_a_service_that_refuses_the_user_is_named_in_one_line_and_not_asked_agai
     platform.control(answer={"config_token": answer(status)})
     finished = run_script(script('print("never here")', WAIT_BEFORE_RETRY=0.01), platform)
     assert (finished.returncode, finished.stdout) == (1, "")
-    assert re.fullmatch(rf"my_script: RC config_token: refused with HTTP {status} .*\n", finished.stderr)
-    assert platform.seen()["requests"]["config_token"] == 1
+    closing = finished.stderr.splitlines()[-1]
+    assert re.match(rf"my_script: RC config_token: refused with HTTP {status}\b", closing)
+    assert "EB_PASSWORD" not in closing
+    # A new access token of IAM may not be known everywhere yet: a 401 is asked for again for some seconds.
+    assert (platform.seen()["requests"]["config_token"] > 1) == (status == 401)
     assert platform.seen()["logins"] == LOGGED_IN_ONCE
 
 
@@ -206,7 +209,7 @@ def unlucky():
 
 subtasks_thread_pool.submit(unlucky)  # in a wait of 600 s when the run is stopped
 """
-    times = {"WAIT_BEFORE_RETRY": 600, "MAX_WAIT_BEFORE_RETRY": 600, "GRACE_SECONDS": 30}
+    times = {"WAIT_BEFORE_RETRY": 600, "MAX_WAIT_BEFORE_RETRY": 600, "_GRACE_SECONDS": 30}
     path = script(todo + OWN_CALLS + ENDLESS, MAX_THREADS=60, **times)
     finished = run_and_disturb(path, platform, password="changed", restart=True)
     *numbers, last_word = finished.stdout.splitlines()
@@ -227,8 +230,8 @@ def test_a_call_that_never_accepts_a_token_is_one_error_after_one_new_login(
     platform.control(answer={"echo": answer(401)})
     finished = run_script(script(OWN_CALLS + "echo(1)"), platform)
     assert finished.returncode == 1
-    assert re.fullmatch(rf"my_script: failed: echo: {REFUSED}; .*\n", finished.stderr)
-    assert platform.seen()["requests"]["echo"] == 3
+    assert re.fullmatch(rf"my_script: failed: echo: {REFUSED} \(my_script.py line \d+\); .*\n", finished.stderr)
+    assert platform.seen()["requests"]["echo"] == 4, "after a refresh, a login and a wait"
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
 
@@ -238,7 +241,7 @@ def test_a_script_that_goes_on_after_failures_makes_no_storm_of_logins(platform:
     outcomes = dict(module.run_parallel(module.echo, range(600), return_exceptions=True))
     assert {str(outcome) for outcome in outcomes.values()} == {IN_VAIN}
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
-    assert platform.seen()["requests"]["echo"] <= 600 + 2 * 60
+    assert platform.seen()["requests"]["echo"] <= 2 * 600 + 2 * 60
     platform.control(answer={"echo": None})
     assert module.echo(1) == 1
 
@@ -249,7 +252,7 @@ def test_a_token_may_expire_while_all_that_a_service_says_is_401(platform: Simul
     with pytest.raises(httpx.HTTPStatusError, match=REFUSED):
         module.get_record_by_patient("forbidden")
     platform.control(expire="RC")
-    module._sessions.received["RC"] -= module.API_TIMEOUT + 1  # that long ago
+    module._sessions.renewals["RC"].received -= module.API_TIMEOUT + 1  # that long ago
     assert module.echo(1) == 1
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
@@ -296,7 +299,9 @@ def test_a_new_login_whose_token_is_refused_ends_the_run_with_one_error_and_no_s
     path = script(OWN_CALLS + ENDLESS, MAX_THREADS=60)
     finished = run_and_disturb(path, platform, answer={"config_token": useless}, revoke_refresh=True)
     assert finished.returncode == 1
-    assert re.search(rf"^my_script: (failed: echo: )?{REFUSED}; .*\n\Z", finished.stderr, re.MULTILINE)
+    assert re.search(
+        rf"^my_script: (failed: echo: )?{REFUSED}( \(my_script.py line \d+\))?; .*\n\Z", finished.stderr, re.MULTILINE
+    )
     assert 2 <= platform.seen()["logins"]["accepted"] <= 5
 
 
@@ -325,7 +330,7 @@ def test_a_401_that_concerns_one_resource_is_raised_while_60_threads_go_on(
     assert isinstance(refused, httpx.HTTPStatusError)
     assert refused.response.status_code == 401
     assert results == {number: number for number in range(600) if number != 100}
-    assert platform.seen()["requests"]["record_by_patient"] == 3
+    assert platform.seen()["requests"]["record_by_patient"] == 4
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
 
@@ -339,8 +344,8 @@ def test_a_401_that_concerns_one_resource_is_raised_to_a_script_without_threads(
         with pytest.raises(httpx.HTTPStatusError, match="401"):
             module.get_record_by_patient("forbidden")
         assert module.echo(number) == number
-    assert platform.seen()["requests"]["record_by_patient"] == 5 * 3
-    assert platform.seen()["logins"]["accepted"] == 1 + 5
+    assert platform.seen()["requests"]["record_by_patient"] == 4 + 4 * 3
+    assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
 
 @pytest.mark.parametrize("depth", [1, 2])

@@ -5,6 +5,7 @@ Windows has no kill(): there a thread of the script raises the signal, which the
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import re
 import signal
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import WATCHDOG, Load, Start, answer, environment_for, needs_posix, summary_of, wait_until
+from helpers import Load, Start, answer, environment_for, needs_posix, summary_of, wait_until
 from server import Simulator
 
 sent_by_kill = needs_posix(reason="Windows has no kill(); a twin raises the signal from within")
@@ -102,7 +103,7 @@ class State:
     todo: str
     busy: Callable[[Running, Simulator], Any]
     options: tuple[str, ...] = ()
-    constants: dict[str, float] = field(default_factory=lambda: {"GRACE_SECONDS": 60})  # not to be used up
+    constants: dict[str, float] = field(default_factory=lambda: {"_GRACE_SECONDS": 60})  # not to be used up
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -136,13 +137,13 @@ STATES = {
     "backing off": State(
         "list(run_parallel(get_statistics, itertools.repeat('1')))",
         has_said("next in", ".log"),
-        constants={"WAIT_BEFORE_RETRY": 60, "GRACE_SECONDS": 60},
+        constants={"WAIT_BEFORE_RETRY": 60, "_GRACE_SECONDS": 60},
         settings={"answer": {"statistics": answer(503)}},
     ),
     "backing off in the main thread": State(
         "get_statistics('1')",
         has_said("next in", ".log"),
-        constants={"WAIT_BEFORE_RETRY": 60, "GRACE_SECONDS": 60},
+        constants={"WAIT_BEFORE_RETRY": 60, "_GRACE_SECONDS": 60},
         settings={"answer": {"statistics": answer(503)}},
     ),
     "queue of 100,000": State(
@@ -336,28 +337,30 @@ SECOND = {
     "a finally": "try:\n    blocked()\nfinally:\n    threading.Event().wait()",
     "an except for ever": "while True:\n    with contextlib.suppress(BaseException):\n        blocked()",
     "an except, and a task that goes on": GOES_ON["a task, after an except of the script's"],
-    "closing after a failure": "main_thread_pool.submit(blocked)\nraise LookupError('no input')",
+    "closing after a failure": (
+        "begun = threading.Event()\nmain_thread_pool.submit(lambda: (begun.set(), blocked()))\nbegun.wait()\n"
+        "raise LookupError('no input')"
+    ),
 }
 
 
 @sent_by_kill
-@pytest.mark.parametrize("number", EXIT_CODES, ids=lambda number: number.name)
 @pytest.mark.parametrize("name", SECOND)
-def test_a_second_signal_ends_the_process_whatever_is_left_of_the_grace(
-    platform: Simulator, script: Script, start: Callable[..., Running], name: str, number: signal.Signals
+def test_a_second_ctrl_c_ends_the_process_whatever_is_left_of_the_grace(
+    platform: Simulator, script: Script, start: Callable[..., Running], name: str
 ) -> None:
-    running = start(script(BLOCKED + SECOND[name], GRACE_SECONDS=600), platform)
+    running = start(script(BLOCKED + SECOND[name], _GRACE_SECONDS=600), platform)
     running.says("blocked")
     if name == "closing after a failure":
         running.says("no input", ".log")
-    running.process.send_signal(number)
+    running.process.send_signal(signal.SIGINT)
 
     def has_ended() -> bool:  # the same signal within moments may be taken for one
-        running.process.send_signal(number)
+        running.process.send_signal(signal.SIGINT)
         return running.process.poll() is not None
 
     wait_until(has_ended, within=IN_TIME)
-    assert running.exit_code() in (EXIT_CODES[number], 1 if name == "closing after a failure" else None)
+    assert running.exit_code() in (130, 1 if name == "closing after a failure" else None)
 
 
 # Lets a thread of the script raise signals, each once the main thread stands still within a function.
@@ -453,7 +456,9 @@ def test_a_first_signal_while_a_failed_run_is_closing_leaves_the_reason_the_tabl
         signal.raise_signal(signal.{number.name})
 
     threading.Thread(target=raise_when_it_has_failed, daemon=True).start()
-    main_thread_pool.submit(threading.Event().wait)
+    begun = threading.Event()
+    main_thread_pool.submit(lambda: (begun.set(), threading.Event().wait()))
+    begun.wait()
     raise LookupError("no input")
     """
     running = start(script(todo), platform)
@@ -479,7 +484,7 @@ def test_a_script_that_handles_ctrl_c_itself_is_neither_interrupted_nor_ended(
         get_all_organizations()
     print("went on")
     """
-    running = start(script(todo, GRACE_SECONDS=0), platform)
+    running = start(script(todo, _GRACE_SECONDS=0), platform)
     assert running.exit_code() == 0, running.text(".err")
     assert running.text(".out") == "went on\n"
 
@@ -523,7 +528,7 @@ def test_the_first_signal_while_a_failed_run_is_closing_leaves_reason_table_and_
         time.sleep(0.01)
     raise LookupError("no input")
     """
-    path = script(todo, GRACE_SECONDS=5)
+    path = script(todo, _GRACE_SECONDS=5)
     running = start(path, platform)
     has_seen("statistics", 20)(running, platform)
     path.with_name("go on").touch()
@@ -544,7 +549,7 @@ def test_calls_that_ctrl_c_cuts_off_are_no_failures(
 ) -> None:
     platform = simulator()
     platform.control(**({"hold": 60} if state == "in flight" else {"answer": {"statistics": answer(503)}}))
-    path = script("list(run_parallel(get_statistics, itertools.repeat('1')))", GRACE_SECONDS=1, WAIT_BEFORE_RETRY=60)
+    path = script("list(run_parallel(get_statistics, itertools.repeat('1')))", _GRACE_SECONDS=1, WAIT_BEFORE_RETRY=60)
     running = start(path, platform)
     has_seen("statistics", 20)(running, platform)
     if state == "backing off":
@@ -581,7 +586,7 @@ def test_tasks_that_outlast_a_failure_start_no_thread_anew(
         begun.acquire()
     raise LookupError("no input")
     """
-    running = start(script(BY_ITSELF + textwrap.dedent(todo), GRACE_SECONDS=60), platform)
+    running = start(script(BY_ITSELF + textwrap.dedent(todo), _GRACE_SECONDS=60), platform)
     assert running.exit_code() == 1
     assert running.text(".out") == "ended by itself\n"
 
@@ -597,21 +602,7 @@ def test_a_grace_that_the_finally_of_the_script_has_used_up_leaves_time_for_the_
         while _stop.grace_left() > 0:  # writes a file, say
             time.sleep(0.01)
     """
-    check_stopped(start(script(todo, GRACE_SECONDS=0.1), platform), signal.SIGINT)
-
-
-def test_an_interactive_session_goes_on_although_a_call_is_held(
-    platform: Simulator, script: Script, start: Callable[..., Running]
-) -> None:
-    todo = """
-    sys.ps1 = ">>> "
-    main_thread_pool.submit(threading.Event().wait)
-    raise LookupError("no input")
-    """
-    goes_on = "    print('exit code', run(main), flush=True)\n    os._exit(0)\n"
-    running = start(script(todo, edits={"    sys.exit(run(main))\n": goes_on}, GRACE_SECONDS=0.1), platform)
-    assert running.exit_code() == 0
-    assert running.text(".out") == "exit code 1\n"
+    check_stopped(start(script(todo, _GRACE_SECONDS=0.1), platform), signal.SIGINT)
 
 
 def test_a_run_that_is_done_waits_for_what_was_submitted_and_for_threads_of_the_scripts_own(
@@ -625,7 +616,7 @@ def test_a_run_that_is_done_waits_for_what_was_submitted_and_for_threads_of_the_
 
     main_thread_pool.submit(late, "a task")
     subtasks_thread_pool.submit(late, "a subtask")
-    threading.Thread(target=lambda: (threading.main_thread().join(), print("a thread", flush=True))).start()
+    threading.Thread(target=late, args=["a thread"]).start()
     print("main is done", flush=True)
     """
     path = script(todo)
@@ -633,7 +624,7 @@ def test_a_run_that_is_done_waits_for_what_was_submitted_and_for_threads_of_the_
     running.says("main is done")
     path.with_name("go on").touch()
     assert running.exit_code() == 0
-    assert set(running.text(".out").splitlines()) == {"main is done", "a task 5", "a subtask 5", "a thread"}
+    assert set(running.text(".out").splitlines()) == {"main is done", "a task 5", "a subtask 5", "a thread 5"}
 
 
 def signals_of_the_process() -> list[Any]:
@@ -653,39 +644,19 @@ def wakeup() -> Iterator[None]:
         signal.set_wakeup_fd(previous)
 
 
-def test_run_works_in_a_thread_other_than_the_main_one_and_leaves_the_signals_alone(
-    load: Load, platform: Simulator, wakeup: None
-) -> None:
-    template, codes = load(platform), list[int]()
-    before, is_in, go_on = signals_of_the_process(), threading.Event(), threading.Event()
-
-    def main() -> None:
-        assert len(list(template.run_parallel(abs, range(50)))) == 50
-        is_in.set()
-        go_on.wait(WATCHDOG)
-
-    thread = threading.Thread(target=lambda: codes.append(template.run(main)))
-    thread.start()
-    is_in.wait(WATCHDOG)
-    inside = signals_of_the_process()
-    go_on.set()
-    thread.join(WATCHDOG)
-    assert codes == [0]
-    assert inside == before
-
-
-def test_a_notebook_keeps_its_signals_and_is_interrupted_as_it_is_used_to(
+def test_run_refuses_to_run_elsewhere_than_in_the_main_thread_of_a_script(
     load: Load, platform: Simulator, wakeup: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    template, before, inside = load(platform), signals_of_the_process(), list[Any]()
-    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-
-    def interrupted() -> None:
-        inside.extend(signals_of_the_process())
-        signal.raise_signal(signal.SIGINT)
-
-    assert template.run(interrupted) == 130
-    assert inside == before == signals_of_the_process()
+    template, before = load(platform), signals_of_the_process()
+    with concurrent.futures.ThreadPoolExecutor(1) as outside:
+        refusal = outside.submit(template.run, pytest.fail).exception()
+    assert isinstance(refusal, template.ConfigurationError)
+    assert "call login()" in str(refusal)
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)  # a notebook has one
+    with pytest.raises(template.ConfigurationError, match=r"call login\(\)"):
+        template.run(pytest.fail)
+    assert signals_of_the_process() == before
+    assert sum(platform.seen()["requests"].values()) == 0
 
 
 @needs_posix(reason="on Windows pytest-timeout has a thread in this process, for which the run would wait")
@@ -704,4 +675,4 @@ def test_run_gives_the_signals_back_and_can_be_called_again_after_a_ctrl_c(
     assert not set(inside) & set(before), "it was to hear all of them"
     assert "signals" not in [thread.name for thread in threading.enumerate()]
     assert list(template.run_parallel(abs, [-1])) == [(-1, 1)], "the pools work without a run, too"
-    assert template.run(template.get_all_organizations) == 0
+    assert template.run(lambda: print(len(template.get_all_organizations()))) == 0

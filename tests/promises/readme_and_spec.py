@@ -10,8 +10,10 @@ from textwrap import dedent
 TOP = Path(__file__).resolve().parents[2]
 README_FILE = TOP / "README_TEMPLATE.md"
 SPECIFICATION_FILE = TOP / "Script_template_spec.md"
+RECIPES = TOP / "tests" / "recipes"
 README = README_FILE.read_text(encoding="utf-8")
 SPECIFICATION = SPECIFICATION_FILE.read_text(encoding="utf-8")
+CHANGELOG_FILE = TOP / "tests" / "CHANGELOG.md"
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -41,8 +43,3 @@ def section(heading: str, text: str) -> str:
     level = heading.split()[0] + " "
     lines = text.split(heading + "\n", 1)[1].split("\n")
     return "\n".join(takewhile(lambda line: not line.startswith(level), lines))
-
-
-def recipe(heading: str) -> str:
-    """The Python blocks under a heading of the README, which follow one another."""
-    return "\n".join(blocks("python", section(heading, README)))

@@ -263,7 +263,9 @@ def test_a_call_of_a_disabled_service_says_that_it_is_not_enabled(script: Script
     done = run_script(script('get_request_by_tube("EB000001-11")', edits=commented_out("GDD")), platform)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert re.fullmatch(r"my_script: GDD is not enabled: [^\n]*MICROSERVICES[^\n]*\n", done.stderr)
+    assert re.fullmatch(
+        r"my_script: get_request_by_tube: GDD is not enabled; MICROSERVICES has IAM, RC; [^\n]*\n", done.stderr
+    )
     assert platform.seen()["services"]["GDD"] == 0
 
 

@@ -1,0 +1,323 @@
+"""An author's names and the engine's live in one module: neither changes what the other does, or the run is refused."""
+
+from __future__ import annotations
+
+import dis
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType
+
+import pytest
+from helpers import TEMPLATE, Start, log_of, needs_posix, run_script
+from server import Simulator
+
+Script = Callable[..., Path]
+
+# What a script may use of the engine.
+FOR_SCRIPTS = """
+    tokens get_httpx_client get_thread_position api_call_with_retry call_endpoint url_of identifier path_segment
+    require_id rows_on every_page main_thread_pool subtasks_thread_pool run_parallel tqdm get_nested_value login run
+    describe logger TemplateError ConfigurationError LoginError WrongType WrongValue RunStopped
+"""
+PUBLIC = FOR_SCRIPTS.split()
+
+# What the imports at the head of the file bring. They are the author's own.
+HEAD = {"os", "sys", "logging", "httpx", "as_completed", "Any"}
+
+# What the engine of 2.2.0 called its own, and what scripts of the same names broke.
+OF_FORMER_ENGINES = """
+    CHECK DeadlineStream END_OF_ENGINE Figures GRACE_SECONDS Item LOGIN LOG_BYTES LOG_EVERY LONGEST_LINE LogFile LogLine
+    MISSING NOT_SENT_ERRORS P PAIR_SECONDS PlainBar REFRESH RETRIED_ERRORS RETRIED_STATUSES STOP_SIGNALS Sessions Stop T
+    Terminal ThreadPool ThreadState address_problem ask ask_threads asked_about become_worker cancel catch_signals
+    check_configuration check_session checked_tokens children close_client end_work exit_code failure_of finished_tasks
+    flush_output forget_parent hear_signals http_date id_of in_time interrupt_main is_retryable is_terminal
+    is_unknown_host is_untrusted keep_deadline keep_secret make_private may_ask measured next_signal note_failure
+    on_signal on_thread_failure open_log outcome_of owns_process pickled place_of plan_retry reason_of redacted
+    redacted_url refuse_other_service results_of retry_after_seconds retry_delay run_inline run_task say script_name
+    shared_tls_context skip_cookies start_deadline text_of wait_for warn_unless watch_signals with_retries write_end
+    Callable Counter Executor Future Generator Iterable Iterator ParamSpec Path Sequence ThreadPoolExecutor TypeVar
+    datetime defaultdict deque timedelta timezone random time perf_counter sleep Thread Lock Queue
+"""
+LIBRARY = [name for name in sys.stdlib_module_names if not name.startswith("_")]
+AUTHORS = " ".join(sorted({*OF_FORMER_ENGINES.split(), *LIBRARY} - HEAD))
+
+
+def engine() -> str:
+    """The engine's lines, between its two marks."""
+    text = TEMPLATE.read_text(encoding="utf-8")
+    found = re.findall(r"(?ms)^# =+ ENGINE BEGINS\b[^\n]*\n(.*?)^# =+ ENGINE ENDS\b", text)
+    assert len(found) == 1, f"the marks of the engine stand {len(found)} times in the template"
+    return str(found[0])
+
+
+def bound_by(code: CodeType, *ways: str) -> Iterator[str]:
+    """Each name that code binds in its module: by an import, a statement, a loop, or a function's `global`."""
+    yield from (step.argval for step in dis.get_instructions(code) if step.opname in ways)
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from bound_by(inner, "STORE_GLOBAL")
+
+
+def listed_in(code: str) -> list[str]:
+    """The names in the comment at the head of the engine: each begins a line, and words on it follow."""
+    [comment] = re.findall(r"\A\n*((?:#[^\n]*\n)+)", code)
+    return re.findall(r"(?m)^# +([A-Za-z]\w*)(?:\([^)]*\))?  +\S", comment)
+
+
+# ------------------------------------------------------------------------------------------------------------- the list
+
+
+def test_the_engine_begins_with_the_list_of_the_names_that_a_script_may_use() -> None:
+    assert sorted(listed_in(engine())) == sorted(PUBLIC)
+    assert len(PUBLIC) <= 32
+
+
+def test_every_name_of_the_engine_is_in_the_list_or_begins_with_an_underscore() -> None:
+    names = set(bound_by(compile(engine(), "engine", "exec"), "STORE_NAME", "STORE_GLOBAL"))
+    assert {name for name in names if not name.startswith("_")} == set(PUBLIC)
+
+
+# ------------------------------------------------------------------------------------------ names that are the author's
+
+FIRST_CONSTANT = "\nDEFAULT_USER_NAME = "
+FIRST_FUNCTION = '\n@api_call_with_retry("RC")\ndef get_all_organizations'
+PLACES = {"EDIT 1": FIRST_CONSTANT, "EDIT 2": FIRST_FUNCTION}
+
+# The author's names are set to what cannot be used without a word.
+FORBIDDEN = """
+class ForbiddenValue:
+    def refuse(self, *arguments, **options):
+        raise RuntimeError("the engine has used a name of the author's")
+
+    __call__ = __getattr__ = __getitem__ = __setitem__ = __contains__ = __iter__ = __next__ = __len__ = refuse
+    __bool__ = __enter__ = __exit__ = __eq__ = __lt__ = __add__ = __radd__ = __mul__ = __rmul__ = __index__ = refuse
+
+globals().update(dict.fromkeys({names!r}.split(), ForbiddenValue()))
+"""
+# Work in a module apart, which sees none of the names that the script sets.
+WORK = """
+import collections, os, signal, threading
+
+
+def work(eb):
+    centres = eb.get_all_organizations()
+    pages = dict(eb.run_parallel(eb.get_all_inclusions, [centre["id"] for centre in centres], desc="Centres"))
+    patients = [row["patientId"] for centre in centres for row in pages[centre["id"]]]
+    expire = eb.get_httpx_client().post(os.environ["EB_RC_URL"][:-3] + "/_sandbox/control", json={{"expire": "RC"}})
+    expire.raise_for_status()
+    records = dict(eb.run_parallel(eb.get_record_by_patient, [*patients, "nobody"], return_exceptions=True))
+    print(len(patients), [eb.describe(each) for each in records.values() if isinstance(each, Exception)])
+    rows = [records[patient] for patient in patients]
+    print(collections.Counter(eb.get_nested_value(rows, ["*", "visits", "*", "samples", "*", "type"], "none")))
+    print([subtask.result()[:1] for subtask in [eb.subtasks_thread_pool.submit(eb.get_surveys, patients[0])]])
+    with eb.tqdm(total=5, desc="By hand", bar_format=eb.custom_bar_format) as bar, eb.main_thread_pool as executor:
+        for future in [executor.submit(eb.get_statistics, centre["id"]) for centre in centres]:
+            print(future.result()["total"])
+            bar.update()
+    eb.logging.error("to be masked: %s", eb.tokens["RC"]["access_token"])
+    {ending}
+"""
+TODO = '__import__("author").work(__import__("sys").modules["__main__"])'
+ENDINGS = {
+    "done": "pass",
+    "a call that fails": "eb.get_statistics('nowhere')",
+    "a task that fails": "list(eb.run_parallel(lambda item: item['name'], [{'id': 'of an item'}]))",
+    "a thread that fails": "thread = threading.Thread(target=int, args=['x'])\n    thread.start()\n    thread.join()",
+}
+BY_SIGNAL = "os.kill(os.getpid(), signal.SIGTERM)\n    signal.pause()"
+FAULTS = ("--fault", "503=0.1", "--fault", "truncated=0.05", "--fault", "html=0.05", "--fault", "bad-gzip=0.05")
+QUICK = {"WAIT_BEFORE_RETRY": 0.001, "LOG_LEVEL": 10}
+
+
+def inserted(place: str, code: str) -> dict[str, str]:
+    """Lines of the author's at the head of EDIT 1 or EDIT 2, as `edits` of a script."""
+    return {PLACES[place]: f"\n{code}\n{PLACES[place]}"}
+
+
+def essence(text: str) -> list[str]:
+    """The lines of a log or a terminal, without what may differ: times, lines, durations, addresses, tqdm's own bar."""
+    text = re.sub(r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", "", text)
+    text = re.sub(r"(?m)((?: +[\d,]+){4})(?: +[\d,]+){3}$", r"\1", text)  # the durations of the table
+    text = re.sub(r"\d+\.\d+ s|\d:\d\d:\d\d|process \d+|127\.0\.0\.1:\d+|\blines? \d+", "-", text)
+    return sorted(" ".join(line.split()) for line in text.splitlines() if line and not line.startswith("By hand"))
+
+
+def outcome(simulator: Start, path: Path) -> tuple[int, str, list[str], list[str]]:
+    """Exit code, results, terminal and log of a run on a platform that has the same faults each time."""
+    log = path.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    done = run_script(path, simulator(*FAULTS), EB_THREADS="1")
+    return done.returncode, done.stdout, essence(done.stderr), essence(log_of(path) if log.exists() else "")
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [*ENDINGS.values(), pytest.param(BY_SIGNAL, marks=needs_posix(reason="signals sent by kill()"))],
+    ids=[*ENDINGS, "a signal"],
+)
+def test_names_of_the_library_and_of_former_engines_are_free_for_an_author(
+    simulator: Start, script: Script, tmp_path: Path, ending: str
+) -> None:
+    (tmp_path / "author.py").write_text(WORK.format(ending=ending), encoding="utf-8")
+    plain = outcome(simulator, script(TODO, **QUICK))
+    assert plain[1].startswith("60 "), plain[3]
+    for place in PLACES:
+        edits = inserted(place, FORBIDDEN.format(names=AUTHORS))
+        assert outcome(simulator, script(TODO, edits=edits, **QUICK)) == plain, place
+
+
+def test_a_name_that_an_author_sets_before_the_engine_keeps_its_value(platform: Simulator, script: Script) -> None:
+    todo = f"print([name for name in {AUTHORS!r}.split() if type(globals()[name]) is not ForbiddenValue])"
+    done = run_script(script(todo, edits=inserted("EDIT 1", FORBIDDEN.format(names=AUTHORS))), platform)
+    assert done.stdout == "[]\n", done.stderr
+
+
+IMPORTS = """
+import concurrent.futures, contextlib, csv, datetime, email, functools, io, itertools, json, math, queue, random, re
+import signal, socket, ssl, threading, time, traceback, urllib.parse, weakref
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from queue import Empty, Queue
+from random import choice, random, uniform
+from threading import Event, Lock, Thread
+from time import monotonic, perf_counter, sleep, time
+from typing import *
+from tqdm import tqdm
+"""
+
+
+def test_what_ordinary_scripts_import_touches_no_result(simulator: Start, script: Script, tmp_path: Path) -> None:
+    (tmp_path / "author.py").write_text(WORK.format(ending="pass"), encoding="utf-8")
+    plain = outcome(simulator, script(TODO, **QUICK))
+    assert plain[0] == 0, plain
+    for place in PLACES:
+        assert outcome(simulator, script(TODO, edits=inserted(place, IMPORTS), **QUICK)) == plain, place
+
+
+# ------------------------------------------------------------------------------------------ names that are the engine's
+
+# What an author's name could do unseen: it is called, and nothing comes of it.
+SILENT = "def {name}(*arguments, **options):\n    return None\n"
+SMALL_WORK = """
+def work(eb):
+    print(sorted(len(eb.get_all_inclusions(centre["id"])) for centre in eb.get_all_organizations()))
+    try:
+        eb.get_statistics("")
+    except Exception as error:
+        print(error)
+    eb.get_request_by_tube("nowhere")
+"""
+
+
+@pytest.fixture
+def small(script: Script, tmp_path: Path) -> Callable[..., Path]:
+    """A script that fetches something, and then fails: `small(edits={...})`."""
+    (tmp_path / "author.py").write_text(SMALL_WORK, encoding="utf-8")
+    return lambda **options: script(TODO, **options)
+
+
+def is_refusal(done: subprocess.CompletedProcess[str], platform: Simulator, name: str) -> bool:
+    """Whether a run was refused for a name of the author's, before anything was sent."""
+    if done.returncode != 2:
+        return False
+    assert re.fullmatch(rf"[^\n]*\b{name}\b[^\n]*\n", done.stderr), done.stderr
+    assert done.stdout == ""
+    assert sum(platform.seen()["requests"].values()) == 0
+    return True
+
+
+@pytest.mark.parametrize("name", ["login", "run", "tokens"])
+def test_a_script_that_replaces_what_the_engine_needs_is_refused_with_the_name_and_what_to_do(
+    platform: Simulator, small: Callable[..., Path], name: str
+) -> None:
+    code = "tokens = {}" if name == "tokens" else SILENT.format(name=name)
+    done = run_script(small(edits=inserted("EDIT 2", code)), platform)
+    assert is_refusal(done, platform, name), (done.returncode, done.stderr)
+    assert re.search(r"\b(rename|name it|call it|another name)\b", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("name", sorted({*PUBLIC} - {"api_call_with_retry"}))  # without it the import fails
+def test_a_public_name_that_a_script_replaces_is_refused_or_changes_no_result(
+    platform: Simulator, small: Callable[..., Path], name: str
+) -> None:
+    plain = run_script(small(), platform)
+    assert plain.returncode == 1
+    platform.control(reset_counts=True)
+    done = run_script(small(edits=inserted("EDIT 2", SILENT.format(name=name))), platform)
+    if not is_refusal(done, platform, name):
+        assert (done.returncode, done.stdout) == (1, plain.stdout), done.stderr
+        assert essence(done.stderr) == essence(plain.stderr)
+
+
+@pytest.mark.parametrize("name", ["tqdm", "logger", "as_completed", "describe"])
+def test_a_name_that_the_engine_does_not_need_may_be_replaced(
+    platform: Simulator, small: Callable[..., Path], name: str
+) -> None:
+    done = run_script(small(edits=inserted("EDIT 2", SILENT.format(name=name))), platform)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("[")
+
+
+def test_login_in_a_notebook_refuses_a_replaced_name_as_well(platform: Simulator, script: Script) -> None:
+    path = script("pass", edits=inserted("EDIT 2", "tokens = {}"))
+    notebook = path.with_name("notebook.py")
+    notebook.write_text("import my_script\nmy_script.login()\n", encoding="utf-8")
+    done = run_script(notebook, platform)
+    assert re.search(r"(?m)^my_script.ConfigurationError: .*\btokens\b", done.stderr), done.stderr
+    assert sum(platform.seen()["requests"].values()) == 0
+
+
+# ------------------------------------------------------------------------------------------------------ names of Python
+
+ORDINARY = """
+    max min sum id list dict set tuple type filter map print sorted len input open all any next iter zip range str int
+    float bool bytes round abs hash format vars dir object enumerate reversed repr slice bin chr ord pow
+    ValueError TimeoutError ConnectionError Exception help license exit
+"""
+USED_BY_FUNCTIONS = {"dict", "list", "str"}  # used while functions of EDIT 2 are made: without them the import fails
+VALUES = {"a number": "10", "a function": "lambda *arguments, **options: None"}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+def test_names_of_python_that_a_script_sets_are_refused_or_change_no_result(
+    platform: Simulator, small: Callable[..., Path], value: str
+) -> None:
+    plain = run_script(small(), platform)
+    left = set(ORDINARY.split()) - USED_BY_FUNCTIONS
+    for _ in ORDINARY.split():
+        platform.control(reset_counts=True)
+        code = f"globals().update(dict.fromkeys({sorted(left)!r}, {value}))"
+        done = run_script(small(edits=inserted("EDIT 2", code)), platform)
+        if done.returncode != 2:
+            break
+        named = left & set(re.findall(r"\w+", done.stderr))
+        assert named, f"refused without a name: {done.stderr}"
+        assert sum(platform.seen()["requests"].values()) == 0
+        left -= named
+    assert (done.returncode, done.stdout) == (1, plain.stdout), (left, done.stderr)
+    assert essence(done.stderr) == essence(plain.stderr)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", ["bytes", "dict", "id", "list", "max", "print", "str", "type"])
+def test_no_name_of_python_that_a_script_sets_lets_a_run_hang_or_come_to_another_result(
+    platform: Simulator, small: Callable[..., Path], name: str, place: str
+) -> None:
+    done = run_script(small(edits=inserted(place, f"{name} = 10")), platform)
+    assert done.returncode in (1, 2), done.stderr
+    assert done.stdout == "" or done.stdout.startswith("[2, 3, 6, 16, 33]\n")
+
+
+def test_what_a_script_imports_under_the_very_name_that_python_has_for_it_is_allowed(
+    platform: Simulator, small: Callable[..., Path]
+) -> None:
+    same = "from builtins import TimeoutError, open, print"
+    done = run_script(small(edits=inserted("EDIT 2", same)), platform)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("[2, 3, 6, 16, 33]\n")

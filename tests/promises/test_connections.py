@@ -1,0 +1,184 @@
+"""Connections: none is kept without work, no more than calls may be at work, and none takes for ever to make."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from helpers import OWN_CALLS, Load, Start, run_script, wait_until
+from server import Simulator
+from sockets import Silent
+
+Script = Callable[..., Path]
+
+SOON = 20  # seconds; the platform itself keeps idle connections for 75
+
+
+def all_closed(platform: Simulator) -> Callable[[], bool]:
+    return lambda: platform.seen()["open_connections"] == 0
+
+
+# ----------------------------------------------------------------------------------------------------- Idle connections
+
+
+def test_after_a_loop_no_connection_is_kept(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform)
+    assert len(list(template.run_parallel(template.echo, range(200)))) == 200
+    wait_until(all_closed(platform), within=SOON)
+
+
+def test_after_a_call_of_the_main_thread_no_connection_is_kept(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform)
+    assert template.echo(1) == 1
+    wait_until(all_closed(platform), within=SOON)
+    assert template.echo(2) == 2, "a new one is made"
+
+
+def test_after_a_call_of_a_thread_of_the_script_s_own_no_connection_is_kept(
+    platform: Simulator, logged_in: Load
+) -> None:
+    template, over = logged_in(platform), threading.Event()
+
+    def call_and_wait() -> None:
+        template.echo(1)
+        over.wait()
+
+    thread = threading.Thread(target=call_and_wait)
+    thread.start()
+    try:
+        wait_until(lambda: platform.seen()["requests"]["echo"] == 1)
+        wait_until(all_closed(platform), within=SOON)
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_while_tasks_wait_for_something_else_no_connection_is_kept(platform: Simulator, logged_in: Load) -> None:
+    template, over = logged_in(platform), threading.Event()
+
+    def call_and_wait(number: int) -> int:
+        result = template.echo(number)
+        over.wait()
+        return int(result)
+
+    with template.main_thread_pool as executor:
+        futures = [executor.submit(call_and_wait, number) for number in range(20)]
+        try:
+            wait_until(lambda: platform.seen()["requests"]["echo"] == 20)
+            wait_until(all_closed(platform), within=SOON)
+        finally:
+            over.set()
+    assert [future.result() for future in futures] == list(range(20))
+
+
+def test_calls_come_through_whole_while_idle_connections_are_closed_beside_them(
+    platform: Simulator, logged_in: Load
+) -> None:
+    template = logged_in(platform)
+
+    def call_now_and_then(number: int) -> list[int]:
+        pauses = threading.Event()
+        results = []
+        for round_ in range(3):
+            results.append(template.echo(number * 10 + round_))
+            pauses.wait(0.8 * (1 + number % 7))  # around the seconds after which an idle one is closed
+        return results
+
+    results = dict(template.run_parallel(call_now_and_then, range(40)))
+    assert results == {number: [number * 10 + round_ for round_ in range(3)] for number in range(40)}
+    assert platform.seen()["requests"]["echo"] == 120, "none was sent twice"
+
+
+# ------------------------------------------------------------------------------------------------ As many as are needed
+
+
+def test_there_are_no_more_connections_than_threads_that_call(simulator: Start, script: Script) -> None:
+    platform = simulator()
+    path = script(OWN_CALLS + "print(sum(number == n for number, n in run_parallel(echo, range(300))))")
+    done = run_script(path, platform, EB_THREADS="4")
+    assert (done.returncode, done.stdout) == (0, "300\n")
+    assert platform.seen()["peak_connections"] <= 4
+
+
+def test_subtasks_have_no_more_connections_than_both_pools_have_threads(simulator: Start, script: Script) -> None:
+    platform = simulator("--latency", "0.01")
+    todo = """
+        def counts(organization):
+            get_all_inclusions(organization["id"])
+            calls = [subtasks_thread_pool.submit(get_statistics, organization["id"]) for _ in range(8)]
+            return sum(call.result()["total"] for call in calls)
+
+        print(len(list(run_parallel(counts, get_all_organizations() * 10))))
+        """
+    done = run_script(script(todo, SUBTASKS_POOL_SIZE=6), platform, EB_THREADS="4")
+    assert (done.returncode, done.stdout) == (0, "50\n"), done.stderr
+    assert platform.seen()["peak_connections"] <= 4 + 6 + 1, "the main thread has made a call, too"
+
+
+# ------------------------------------------------------------------------------------------------ Connections that hang
+
+needs_silence = pytest.mark.skipif(sys.platform != "linux", reason="only there a full queue is silent")
+
+
+@needs_silence
+@pytest.mark.timeout(60)  # a watchdog: what is set to 600 s by the call is not waited for
+@pytest.mark.parametrize("timeout", [600, None, httpx.Timeout(600), httpx.Timeout(600, connect=600)], ids=repr)
+def test_a_dead_host_is_given_up_after_a_few_seconds_whatever_timeout_the_call_has(
+    platform: Simulator, logged_in: Load, timeout: Any
+) -> None:
+    template = logged_in(platform, ERROR_MAX_RETRY=1)
+    with Silent() as dead:
+
+        @template.api_call_with_retry("RC")
+        def call_dead_host() -> None:
+            template.get_httpx_client().get(f"http://127.0.0.1:{dead.port}/", timeout=timeout)
+
+        with pytest.raises(template.httpx.ConnectTimeout):
+            call_dead_host()
+
+
+@needs_silence
+@pytest.mark.timeout(60)
+def test_a_short_timeout_of_a_call_holds_for_its_connection_too(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform, ERROR_MAX_RETRY=1)
+    with Silent() as dead, pytest.raises(template.httpx.ConnectTimeout):
+        template.get_httpx_client().get(f"http://127.0.0.1:{dead.port}/", timeout=0.2)
+
+
+@needs_silence
+@pytest.mark.timeout(150)
+def test_a_host_whose_first_address_is_dead_is_called_by_its_second_and_the_log_says_that_it_was_slow(
+    platform: Simulator, logged_in: Load, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    look_up, port = socket.getaddrinfo, int(platform.url.rpartition(":")[2])
+    with Silent() as dead:
+
+        def two_addresses(host: str, asked: int, *arguments: Any, **options: Any) -> list[Any]:
+            first = look_up(host, dead.port, *arguments, **options) if asked == port else []
+            return [*first, *look_up(host, asked, *arguments, **options)]
+
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "getaddrinfo", two_addresses)
+            template = logged_in(platform, API_TIMEOUT=600)
+            assert sorted(n for _, n in template.run_parallel(template.echo, range(40))) == list(range(40))
+    slow = [line for line in caplog.messages if re.search(r"(?i)\bconnect", line)]
+    assert slow, caplog.messages
+    assert "127.0.0.1" in slow[0]
+
+
+def test_a_usual_connection_is_not_worth_a_line(
+    platform: Simulator, logged_in: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="eb_script_template")
+    template = logged_in(platform)
+    assert template.echo(1) == 1
+    assert not [line for line in caplog.messages if "connect" in line]

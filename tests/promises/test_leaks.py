@@ -1,0 +1,283 @@
+"""What must not show shows nowhere: passwords of proxies and addresses, long tokens, cookies; and whose the log is."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import string
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from helpers import WATCHDOG, Start, answer, log_of, needs_posix, run_script
+from server import Simulator
+
+Script = Callable[..., Path]
+
+posix = needs_posix(reason="Windows has no file modes, no pipes with a name, no /dev")
+
+ADDRESSES = {f"EB_{service}_URL": f"https://{service.lower()}.hospital.test" for service in ("IAM", "RC", "GDD")}
+
+
+def said(done: subprocess.CompletedProcess[str], path: Path) -> str:
+    """All that a run has said: on the terminal and in its log."""
+    return done.stdout + done.stderr + log_of(path)
+
+
+def without_platform(path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a script that must not come as far as its platform; a proxy's variable holds in both spellings."""
+    both = {**variables, **{name.lower(): value for name, value in variables.items() if name.endswith("_PROXY")}}
+    return run_script(path, None, **{**ADDRESSES, "EB_PASSWORD": "Xq7-something", **both})
+
+
+# ---------------------------------------------------------------------------------------------- proxies and addresses
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
+@pytest.mark.parametrize("password", ["Gehe#im42", "Gehe/im42", "Gehe?im42", "Gehe@im42#zwei", "Gehe@im42/zwei"])
+def test_a_proxy_whose_password_is_not_percent_encoded_is_named_with_the_fix_and_nothing_of_it_is_quoted(
+    script: Script, variable: str, password: str
+) -> None:
+    path = script("print('never here')")
+    done = without_platform(path, **{variable: f"http://benutzer:{password}@proxy.hospital.test:3128"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"my_script: [^\n]*\b{variable}\b[^\n]*percent-encod[^\n]*\n", done.stderr), done.stderr
+    pieces = ["benutzer", *re.split(r"\W", password)]
+    assert [piece for piece in pieces if piece in said(done, path)] == []
+
+
+def test_an_at_sign_in_the_password_of_a_proxy_is_its_own_or_is_refused_but_never_quoted(script: Script) -> None:
+    path = script("print('never here')", ERROR_MAX_RETRY=1)
+    done = without_platform(path, HTTPS_PROXY="http://benutzer:Gehe@im42@127.0.0.1:9")
+    assert done.returncode in (1, 2)
+    assert "HTTPS_PROXY" in done.stderr
+    assert [piece for piece in ("benutzer", "Gehe", "im42") if piece in said(done, path)] == []
+
+
+@pytest.mark.parametrize("service", ["IAM", "GDD"])
+@pytest.mark.parametrize("login", ["benutzer:Geheim42@", "benutzer@", ":Geheim42@"])
+def test_user_and_password_inside_an_address_are_refused_and_not_shown(
+    script: Script, service: str, login: str
+) -> None:
+    path = script("print('never here')")
+    done = without_platform(path, **{f"EB_{service}_URL": f"https://{login}{service.lower()}.hospital.test"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"my_script: [^\n]*\bEB_{service}_URL\b[^\n]*\n", done.stderr), done.stderr
+    assert [piece for piece in ("benutzer", "Geheim42") if piece in said(done, path)] == []
+
+
+# ------------------------------------------------------------------------------------------------ tokens and cookies
+
+
+def long_token(length: int) -> str:
+    """A token of which no part is like another."""
+    return "".join(random.Random(length).choices(string.ascii_letters + string.digits, k=length))
+
+
+def parts_shown(secret: str, text: str, length: int = 12) -> list[str]:
+    """Parts of a secret that stand in a text."""
+    return [part for start in range(len(secret) - length) if (part := secret[start : start + length]) in text]
+
+
+LINES = {
+    "one line": "logging.error('token %s', token)",
+    "at its end": "for n in range(9_900, 10_100, 25):\n    logging.error('x' * n + token)",
+    "many in a line": "logging.error(' '.join([token] * 17))",
+    "in a traceback": "raise ValueError(token)",
+    "all that is known": "logging.error('%r', tokens)\nraise LookupError(tokens)",
+}
+
+
+@pytest.mark.parametrize("length", [1204, 20_000])
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_a_long_token_is_masked_as_a_whole_before_a_line_is_cut(
+    simulator: Start, script: Script, line: str, length: int
+) -> None:
+    platform, token = simulator(), long_token(length)
+    body = json.dumps({"access_token": token, "refresh_token": token[::-1]}).encode()
+    platform.control(answer={"config_token": answer(200, body)})
+    path = script("token = tokens['RC']['access_token']\n" + line)
+    done = run_script(path, platform)
+    assert "***" in said(done, path)
+    for secret in (token, token[::-1]):
+        assert parts_shown(secret, said(done, path)) == []
+
+
+SECRET = "s3cr3t-4711"
+HEADERS = [
+    f"Cookie: theme=dark; session={SECRET}",
+    f"Cookie: a=b; c=d; e={SECRET}; f=g{SECRET}",
+    f"Set-Cookie: theme=dark; Path=/; id={SECRET}; HttpOnly",
+    f"Set-Cookie: theme=dark, session={SECRET}; Path=/",
+    f"{{'cookie': 'theme=dark; session={SECRET}'}}",
+    f"[(b'Cookie', b'theme=dark; session={SECRET}')]",
+    f'{{"set-cookie": "theme=dark; session={SECRET}"}}',
+    f"Authorization: Bearer {SECRET}",
+    f"Authorization: Basic {SECRET}==",
+    f"Authorization: Token {SECRET}",
+    f"Authorization: Token token={SECRET}",
+    f"Authorization: ApiKey {SECRET}",
+    f'Authorization: Digest username="u", realm="r", nonce="n{SECRET}", response="{SECRET}"',
+    f"Authorization: {SECRET}",
+    f"{{'Authorization': 'Negotiate {SECRET}'}}",
+    f"[(b'authorization', b'Digest username=\"u\", response=\"{SECRET}\"')]",
+    f"Proxy-Authorization: Basic {SECRET}",
+]
+
+
+def test_every_cookie_and_each_kind_of_authorization_is_masked(platform: Simulator, script: Script) -> None:
+    headers = [header.replace(SECRET, f"{SECRET}-{number}!") for number, header in enumerate(HEADERS)]
+    path = script("""
+for header in __import__("json").loads(os.environ["HEADERS"]):
+    logging.error(header)
+    try:
+        raise ValueError(header)
+    except ValueError:
+        logging.exception("sent: %s", header)
+""")
+    done = run_script(path, platform, HEADERS=json.dumps(headers))
+    assert log_of(path).count("Traceback") == len(HEADERS)
+    shown = {int(number) for number in re.findall(rf"{SECRET}-(\d+)!", said(done, path))}
+    assert [HEADERS[number] for number in sorted(shown)] == []
+
+
+@pytest.mark.parametrize("password", ["4", "234"])
+def test_a_secret_of_less_than_four_characters_is_not_masked_for_its_mask_would_show_it(
+    simulator: Start, script: Script, password: str
+) -> None:
+    path = script('logging.error("test of 1234567")')
+    done = run_script(path, simulator("--password", password))
+    assert done.returncode == 0, done.stderr
+    assert "test of 1234567" in done.stderr
+    assert "test of 1234567" in log_of(path)
+
+
+def test_a_secret_of_four_characters_is_masked(simulator: Start, script: Script) -> None:
+    path = script('logging.error("test of 1234567")')
+    done = run_script(path, simulator("--password", "2345"))
+    assert "test of 1***67" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ a log of another kind
+
+NOT_PRIVATE = r"(?m)^[^\n]*my_script\.log\b[^\n]*\b(private|as it is)\b"
+
+
+@contextmanager
+def drained(descriptor: int) -> Iterator[bytearray]:
+    """What arrives at a descriptor while the block lasts, and before its other end is closed."""
+    arrived = bytearray()
+
+    def drain() -> None:
+        try:
+            while data := os.read(descriptor, 65_536):
+                arrived.extend(data)
+        except OSError:  # a terminal's way to say that the other end is closed
+            pass
+
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+    yield arrived
+    thread.join(WATCHDOG)
+
+
+@posix
+def test_a_log_that_is_a_link_to_a_device_is_written_and_the_device_stays_as_it_is(
+    platform: Simulator, script: Script
+) -> None:
+    path = script("logging.info('into the device')")
+    master, device = os.openpty()
+    before = os.fstat(device).st_mode
+    path.with_suffix(".log").symlink_to(os.ttyname(device))
+    with drained(master) as arrived:
+        done = run_script(path, platform)
+        after = os.fstat(device).st_mode
+        os.close(device)
+    os.close(master)
+    assert done.returncode == 0, done.stderr
+    assert after == before
+    assert b"into the device" in arrived
+    assert re.search(NOT_PRIVATE, done.stderr), done.stderr
+
+
+@posix
+def test_a_log_that_is_a_pipe_is_written_as_it_is(platform: Simulator, script: Script) -> None:
+    path = script("logging.info('into the pipe')")
+    log = path.with_suffix(".log")
+    os.mkfifo(log, 0o644)
+    log.chmod(0o644)
+    reader = os.open(log, os.O_RDWR)  # a pipe that the reader may write to is open from the start, and has no end
+    done = run_script(path, platform)
+    os.set_blocking(reader, False)
+    arrived = os.read(reader, 65_536)
+    os.close(reader)
+    assert done.returncode == 0, done.stderr
+    assert b"into the pipe" in arrived
+    assert log.stat().st_mode & 0o777 == 0o644
+    assert re.search(NOT_PRIVATE, done.stderr), done.stderr
+
+
+@posix
+def test_a_log_that_is_a_pipe_without_a_reader_holds_nothing_up_and_is_said(
+    platform: Simulator, script: Script
+) -> None:
+    path = script("print(len(get_all_organizations()))")
+    os.mkfifo(path.with_suffix(".log"))
+    done = run_script(path, platform)
+    assert (done.returncode, done.stdout) in [(0, "5\n"), (2, "")], done.stderr
+    assert re.search(r"(?m)^[^\n]*my_script\.log\b", done.stderr), done.stderr
+
+
+@posix
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+def test_a_log_that_belongs_to_somebody_else_is_written_and_stays_as_open_as_it_was(
+    platform: Simulator, script: Script
+) -> None:
+    path = script("logging.info('into the file')")
+    log = path.with_suffix(".log")
+    log.write_text("from before\n", encoding="utf-8")
+    os.chown(log, 12345, -1)
+    log.chmod(0o666)
+    done = run_script(path, platform)
+    assert done.returncode == 0, done.stderr
+    assert log.stat().st_mode & 0o777 == 0o666
+    assert re.match(r"(?s)from before\n.*into the file", log_of(path))
+    assert re.search(NOT_PRIVATE, done.stderr), done.stderr
+
+
+REFUSE_CHMOD = """
+def refuse(*arguments, **options):  # as on a network share
+    raise PermissionError(1, "Operation not permitted")
+
+os.chmod = os.fchmod = refuse
+"""
+
+
+@posix
+def test_where_chmod_is_refused_the_log_is_written_and_it_is_said_that_others_may_read_it(
+    platform: Simulator, script: Script
+) -> None:
+    before = "\ndef main() -> None:"
+    path = script("logging.info('into the file')", edits={before: f"\n{REFUSE_CHMOD}\n{before}"})
+    path.with_suffix(".log").touch(mode=0o644)
+    done = run_script(path, platform)
+    assert done.returncode == 0, done.stderr
+    assert "into the file" in log_of(path)
+    assert re.search(NOT_PRIVATE, done.stderr), done.stderr
+
+
+@posix
+def test_a_log_that_is_a_plain_file_of_ours_is_private_and_nothing_is_said_of_it(
+    platform: Simulator, script: Script
+) -> None:
+    path = script("pass")
+    path.with_suffix(".log").touch(mode=0o644)
+    done = run_script(path, platform)
+    assert path.with_suffix(".log").stat().st_mode & 0o777 == 0o600
+    assert not re.search(NOT_PRIVATE, done.stderr)
+    assert done.returncode == 0

@@ -1,0 +1,375 @@
+"""What a script asks for is done in full, or an error says so: no short list, no half file, no work that never ran."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import gzip
+import io
+import json
+import tempfile
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Load, answer
+from server import Simulator
+
+FORGETFUL = """
+@api_call_with_retry("RC")
+def rows():
+    response = get_httpx_client().get(f"{MICROSERVICES['RC']['base_url']}/api/echo/1", headers=bearer())
+    return response.json().get("data", [])
+
+
+@api_call_with_retry("RC", idempotent=False)
+def create_row():
+    url = f"{MICROSERVICES['RC']['base_url']}/api/requests/create"
+    response = get_httpx_client().post(url, headers=bearer(), json={})
+    return response.json().get("id")
+
+
+@api_call_with_retry("RC")
+def export():
+    return get_httpx_client().get(f"{MICROSERVICES['RC']['base_url']}/api/echo/1", headers=bearer()).content
+
+
+@api_call_with_retry("RC")
+def export_in_parts():
+    url = f"{MICROSERVICES['RC']['base_url']}/api/echo/1"
+    with get_httpx_client().stream("GET", url, headers=bearer()) as response:
+        return b"".join(response.iter_bytes())
+
+
+def bearer():
+    return {"Authorization": f"Bearer {tokens['RC']['access_token']}"}
+"""
+
+ROWS = answer(200, b'{"data": [1, 2, 3]}')
+
+
+@pytest.fixture
+def forgetful(platform: Simulator, logged_in: Load) -> Any:
+    """A template with functions that never call raise_for_status()."""
+    template = logged_in(platform, ERROR_MAX_RETRY=3)
+    exec(FORGETFUL, vars(template))
+    return template
+
+
+# ------------------------------------------------------------------------------------ A refusal is never taken for data
+
+
+@pytest.mark.parametrize(("status", "attempts"), [*((each, 3) for each in (408, 425, 429, 500, 502, 503)), (501, 1)])
+def test_a_function_that_forgets_raise_for_status_is_tried_again_like_any_other(
+    platform: Simulator, forgetful: Any, status: int, attempts: int
+) -> None:
+    platform.control(answer={"echo": answer(status)})
+    with pytest.raises(forgetful.httpx.HTTPStatusError, match=str(status)):
+        forgetful.rows()
+    assert platform.seen()["requests"]["echo"] == attempts
+
+
+def test_a_function_that_forgets_raise_for_status_gets_the_rows_once_the_platform_answers(
+    platform: Simulator, forgetful: Any
+) -> None:
+    platform.control(answer={"echo": ROWS}, outage=0.3)
+    forgetful.ERROR_MAX_RETRY = 1000
+    assert forgetful.rows() == [1, 2, 3]
+
+
+def test_a_function_that_forgets_raise_for_status_has_its_token_renewed(platform: Simulator, forgetful: Any) -> None:
+    platform.control(expire="RC")
+    assert forgetful.create_row() == 1
+    assert platform.seen()["refreshes"] == {"accepted": 1, "refused": 0}
+
+
+def test_a_creation_that_forgets_raise_for_status_is_not_repeated_after_500(
+    platform: Simulator, forgetful: Any
+) -> None:
+    platform.control(answer={"create": answer(500)})
+    with pytest.raises(forgetful.httpx.HTTPStatusError, match="500"):
+        forgetful.create_row()
+    assert platform.seen()["requests"]["create"] == 1
+
+
+def test_statistics_that_are_no_counts_are_refused(platform: Simulator, template: Any) -> None:
+    platform.control(answer={"statistics": answer(200, b'{"error": "overloaded"}')})
+    with pytest.raises(template.TemplateError):
+        template.get_statistics("a centre")
+
+
+# ----------------------------------------------------------------------------------------- Functions that would not run
+
+
+async def fetch_async(number: int = 1) -> int:
+    await asyncio.sleep(0)
+    raise AssertionError("never here")
+
+
+async def rows_async(number: int = 1) -> AsyncIterator[int]:
+    yield number
+    raise AssertionError("never here")
+
+
+def rows_one_by_one(number: int = 1) -> Iterator[int]:
+    yield number
+    raise AssertionError("never here")
+
+
+def a_generator(number: int = 1) -> Iterator[int]:
+    return (each for each in [number])
+
+
+class Fetcher:
+    def fetch(self, number: int = 1) -> Iterator[int]:
+        yield number
+        raise AssertionError("never here")
+
+
+NEVER_RUN = {
+    "an async function": fetch_async,
+    "an async generator function": rows_async,
+    "a generator function": rows_one_by_one,
+    "a method with yield": Fetcher().fetch,
+    "what returns a generator": a_generator,
+    "what returns a coroutine": lambda number=1: fetch_async(number),
+}
+SAYS_WHAT = r"(?i)generator|async|yield|coroutine"
+never_run = pytest.mark.parametrize("function", NEVER_RUN.values(), ids=NEVER_RUN.keys())
+
+
+@never_run
+def test_an_api_function_that_would_not_run_is_refused(template: Any, function: Callable[..., Any]) -> None:
+    with pytest.raises(template.WrongType, match=SAYS_WHAT):
+        template.api_call_with_retry("RC")(function)()
+
+
+@never_run
+def test_a_task_of_run_parallel_that_would_not_run_is_refused(template: Any, function: Callable[..., Any]) -> None:
+    with pytest.raises(template.WrongType, match=SAYS_WHAT):
+        list(template.run_parallel(function, [1, 2, 3]))
+
+
+@never_run
+@pytest.mark.parametrize("pool", ["main_thread_pool", "subtasks_thread_pool"])
+def test_a_task_that_would_not_run_is_refused(template: Any, pool: str, function: Callable[..., Any]) -> None:
+    with pytest.raises(template.WrongType, match=SAYS_WHAT):
+        getattr(template, pool).submit(function, 1).result()
+
+
+# --------------------------------------------------------------------------------- Arguments that can be read only once
+
+
+def open_file(folder: Path) -> Any:
+    path = folder / "upload.csv"
+    path.write_text("a;b\n", encoding="utf-8")
+    return path.open("rb")
+
+
+def temporary_file(folder: Path) -> Any:
+    return tempfile.NamedTemporaryFile(dir=folder)
+
+
+READ_ONCE: dict[str, Callable[[Path], Any]] = {
+    "an open file": open_file,
+    "a temporary file": temporary_file,
+    "bytes in memory": lambda folder: io.BytesIO(b"a;b\n"),
+    "text in memory": lambda folder: io.StringIO("a;b\n"),
+    "a generator": lambda folder: (row for row in "ab"),
+    "a map": lambda folder: map(str, range(2)),
+    "a reader of rows": lambda folder: csv.reader(["a;b"]),
+}
+read_once = pytest.mark.parametrize("make", READ_ONCE.values(), ids=READ_ONCE.keys())
+
+
+@read_once
+def test_an_argument_that_can_be_read_only_once_is_refused_with_the_fix(
+    template: Any, tmp_path: Path, make: Callable[[Path], Any]
+) -> None:
+    @template.api_call_with_retry("RC")
+    def upload(data: Any = None) -> None:
+        raise AssertionError("never here")
+
+    data = make(tmp_path)
+    try:
+        with pytest.raises(template.WrongType, match=r"^upload: .*pass a list, bytes or a path"):
+            upload(data)
+        with pytest.raises(template.WrongType, match=r"^upload: .*pass a list, bytes or a path"):
+            upload(data=data)
+    finally:
+        getattr(data, "close", lambda: None)()
+
+
+def test_what_can_be_read_again_is_passed_as_it_is(template: Any, tmp_path: Path) -> None:
+    @template.api_call_with_retry("RC")
+    def given(*values: Any, **options: Any) -> list[Any]:
+        return [*values, options]
+
+    values = [[1, 2], b"a;b\n", "text", tmp_path, range(3), {"a": 1}, ("a", ["b"]), None]
+    assert given(*values, files={"file": ("a.csv", b"a;b\n")}) == [*values, {"files": {"file": ("a.csv", b"a;b\n")}}]
+
+
+# ------------------------------------------------------------------------------------------ Questions as they are meant
+
+
+@pytest.mark.parametrize(
+    ("params", "query"),
+    [
+        ({"since": None, "limit": 5}, "limit=5"),
+        ([("since", None), ("limit", 5)], "limit=5"),
+        ({"status": ["included", None]}, "status=included"),
+        ({"since": None}, None),
+        ({"since": "", "limit": 0}, "since=&limit=0"),
+        ({"since": "2026-01-01T00:00+01:00"}, "since=2026-01-01T00%3A00%2B01%3A00"),
+    ],
+    ids=str,
+)
+def test_a_parameter_without_a_value_is_left_out(template: Any, params: Any, query: str | None) -> None:
+    template.MICROSERVICES["RC"]["endpoints"]["echo"] = "/api/echo/1"
+    assert template.call_endpoint("RC", "GET", "echo", dict, params=params).get("query") == query
+
+
+@pytest.mark.parametrize("suffix", ["/T1#2", "/T1?x", "/T1?x=1", "#", "?"])
+def test_a_suffix_that_would_ask_for_something_else_is_refused(template: Any, platform: Simulator, suffix: str) -> None:
+    with pytest.raises(template.WrongValue, match="suffix"):
+        template.call_endpoint("GDD", "GET", "request_by_tube", dict, suffix=suffix)
+    assert platform.seen()["requests"]["request_by_tube"] == 0
+
+
+@pytest.mark.parametrize("suffix", ["/..", "/T1/../T2"])
+def test_a_suffix_that_leads_to_another_path_is_refused(template: Any, platform: Simulator, suffix: str) -> None:
+    before = platform.seen()["services"]
+    with pytest.raises(template.WrongValue, match="suffix"):
+        template.call_endpoint("GDD", "GET", "request_by_tube", dict, suffix=suffix)
+    assert platform.seen()["services"] == before
+
+
+@pytest.mark.parametrize("value", ["4711\n", " 4711", "\ufeff4711", "47\u200b11", "4711\xa0", "47\x0011"])
+def test_an_id_with_what_nobody_sees_is_none(load: Load, value: str) -> None:
+    """As read from a text file: the end of its line, the mark at its beginning. A search by it finds nothing."""
+    template = load()
+    with pytest.raises(template.WrongValue, match="is no id") as refused:
+        template.identifier(value)
+    assert "47" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["nan", "NaN", " nan ", "None", "null", float("nan"), 4711.0, b"4711"])
+def test_what_stands_for_a_missing_id_is_none(load: Load, value: Any) -> None:
+    template = load()
+    with pytest.raises(template.WrongValue, match="is no id"):
+        template.identifier(value)
+
+
+class Int64:
+    """A whole number of another library's, as numpy's."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        return self.value
+
+    def __repr__(self) -> str:
+        return f"Int64({self.value})"
+
+
+def test_a_whole_number_of_another_library_is_an_id(load: Load) -> None:
+    template = load()
+    assert json.dumps({"subject": template.identifier(Int64(4711))}) == '{"subject": 4711}'
+    assert template.path_segment(Int64(4711)) == "4711"
+
+
+@pytest.mark.parametrize("value", ["nano", "Nantes", "nullipare", "0", 0, -1])
+def test_what_only_looks_like_a_missing_id_is_an_id(load: Load, value: Any) -> None:
+    assert load().identifier(value) == value
+
+
+# ------------------------------------------------------------------------------------------------ A worklist that grows
+
+
+def test_what_is_appended_to_a_worklist_while_it_is_worked_off_is_done_too(
+    platform: Simulator, logged_in: Load
+) -> None:
+    template = logged_in(platform)
+    todo, done = [0], list[int]()
+    for number, result in template.run_parallel(template.echo, todo):
+        assert number == result
+        done.append(number)
+        if number < 200:
+            todo += [2 * number + 1, 2 * number + 2]
+    assert sorted(done) == list(range(401))
+
+
+def test_what_a_task_appends_to_its_worklist_is_done_too(platform: Simulator, logged_in: Load) -> None:
+    template, todo = logged_in(platform), [0]
+
+    def work(number: int) -> int:
+        if number < 50:
+            todo.append(number + 1)
+        return int(template.echo(number))
+
+    assert sorted(result for _, result in template.run_parallel(work, todo)) == list(range(51))
+
+
+# --------------------------------------------------------------------------------------------------- Compressed answers
+
+PARTS = b"patient;visit\n" * 3000, b"4711;Inclusion\n" * 3000
+WHOLE = b"".join(PARTS)
+PACKED = {"gzip": gzip.compress(WHOLE), "deflate": zlib.compress(WHOLE)}
+functions = pytest.mark.parametrize("function", ["export", "export_in_parts"])
+
+
+@functions
+def test_an_answer_of_several_gzip_members_comes_whole_or_not_at_all(
+    platform: Simulator, forgetful: Any, function: str
+) -> None:
+    members = b"".join(map(gzip.compress, PARTS))
+    platform.control(answer={"echo": answer(200, members, "text/csv", content_encoding="gzip")})
+    try:
+        assert getattr(forgetful, function)() == WHOLE
+    except forgetful.httpx.HTTPError:
+        assert platform.seen()["requests"]["echo"] == 3, "it is tried again"
+
+
+@functions
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.99])
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate"])
+def test_a_compressed_answer_that_was_cut_is_tried_again_and_never_taken_for_the_whole(
+    platform: Simulator, forgetful: Any, encoding: str, kept: float, function: str
+) -> None:
+    packed = PACKED.get(encoding, PACKED["gzip"])
+    cut = answer(200, packed[: int(len(packed) * kept)], "text/csv", content_encoding=encoding)
+    platform.control(answer={"echo": cut})
+    with pytest.raises(forgetful.httpx.HTTPError):
+        getattr(forgetful, function)()
+    assert platform.seen()["requests"]["echo"] == 3
+    platform.control(answer={"echo": {**cut, "times": 1}})
+    assert json.loads(getattr(forgetful, function)()) == {"n": 1}, "the second attempt has the platform's own answer"
+
+
+@functions
+@pytest.mark.parametrize("encoding", ["x-gzip", "br", "zstd", "compress"])
+def test_an_answer_in_an_encoding_that_was_not_asked_for_is_never_taken_as_it_is(
+    platform: Simulator, forgetful: Any, encoding: str, function: str
+) -> None:
+    packed = gzip.compress(WHOLE)
+    platform.control(answer={"echo": answer(200, packed, "text/csv", content_encoding=encoding)})
+    try:
+        assert getattr(forgetful, function)() == WHOLE  # "x-gzip" is another word for gzip (RFC 9110, section 8.4.1.3)
+    except forgetful.httpx.HTTPError:
+        assert platform.seen()["requests"]["echo"] >= 1
+
+
+@functions
+def test_a_compressed_answer_that_is_whole_is_taken(platform: Simulator, forgetful: Any, function: str) -> None:
+    platform.control(answer={"echo": answer(200, PACKED["gzip"], "text/csv", content_encoding="gzip")})
+    assert getattr(forgetful, function)() == WHOLE
+    assert platform.seen()["requests"]["echo"] == 1
+
+
+def test_an_answer_without_a_body_may_say_that_it_is_compressed(platform: Simulator, forgetful: Any) -> None:
+    platform.control(answer={"echo": answer(204, b"", content_encoding="gzip")})
+    assert forgetful.export() == b""
+    assert platform.seen()["requests"]["echo"] == 1

@@ -1,0 +1,268 @@
+"""Work that a script does beside `main()` counts: its threads and executors are waited for, its errors are heard."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import Load, environment_for, log_of, needs_posix, run_script, summary_of
+from server import WATCHDOG, Simulator
+
+Script = Callable[..., Path]
+
+HOLD = 0.5  # seconds that a call takes: main() is over long before
+
+THREAD = """
+import threading
+threading.Thread(target=get_all_organizations).start()
+"""
+TIMER = """
+import threading
+threading.Timer(0.2, get_all_organizations).start()
+"""
+THREAD_OF_A_THREAD = """
+import threading
+
+def start_another():
+    get_all_organizations()
+    threading.Thread(target=get_all_organizations).start()
+
+threading.Thread(target=start_another).start()
+"""
+EXECUTOR = """
+from concurrent.futures import ThreadPoolExecutor
+ThreadPoolExecutor(2).submit(get_all_organizations)
+"""
+KEPT_EXECUTOR = """
+from concurrent.futures import ThreadPoolExecutor
+global executor
+executor = ThreadPoolExecutor(2)
+executor.submit(get_all_organizations)
+"""
+IDLE_EXECUTOR = """
+import concurrent.futures
+global executor
+executor = concurrent.futures.{}(2)
+executor.submit(int).result()
+"""
+QUEUE_OF_AN_EXECUTOR = """
+from concurrent.futures import ThreadPoolExecutor
+global executor
+executor = ThreadPoolExecutor(1)
+for _ in range(3):
+    executor.submit(get_all_organizations)
+"""
+WAYS = {
+    "a thread": (THREAD, 1),
+    "a timer": (TIMER, 1),
+    "a thread that starts another": (THREAD_OF_A_THREAD, 2),
+    "an executor": (EXECUTOR, 1),
+    "an executor that is kept": (KEPT_EXECUTOR, 1),
+    "the queue of an executor": (QUEUE_OF_AN_EXECUTOR, 3),
+}
+
+
+@pytest.mark.parametrize(("todo", "calls"), WAYS.values(), ids=WAYS.keys())
+def test_work_that_outlives_main_is_in_the_table_and_the_closing_line_comes_after_it(
+    platform: Simulator, script: Script, todo: str, calls: int
+) -> None:
+    platform.control(hold=HOLD)
+    path = script(todo)
+    done = run_script(path, platform)
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"my_script: done; {3 + calls} calls in "), done.stderr
+    assert summary_of(log_of(path))["get_all_organizations"]["calls"] == calls
+    assert "my_script: done; " in log_of(path).splitlines()[-1]
+
+
+def test_a_thread_that_fails_after_main_fails_the_run(platform: Simulator, script: Script) -> None:
+    platform.control(hold=HOLD)
+    path = script(THREAD.replace("get_all_organizations", "get_statistics, args=('no such centre',)"))
+    done = run_script(path, platform)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("my_script: failed: thread "), done.stderr
+    assert "1 failure" in done.stderr.splitlines()[-1]
+    assert summary_of(log_of(path))["get_statistics"]["failures"] == 1
+
+
+def test_a_call_that_fails_in_an_executor_after_main_is_told_in_the_closing_line(
+    platform: Simulator, script: Script
+) -> None:
+    platform.control(hold=HOLD)
+    path = script(EXECUTOR.replace("get_all_organizations", "get_statistics, 'no such centre'"))
+    done = run_script(path, platform)
+    assert "4 calls, 1 failure in " in done.stderr
+    assert summary_of(log_of(path))["get_statistics"]["failures"] == 1
+
+
+def test_a_subtask_that_a_late_thread_submits_is_done(platform: Simulator, script: Script) -> None:
+    platform.control(hold=HOLD)
+    todo = """
+        import threading
+
+        def late():
+            get_all_organizations()
+            print(len(subtasks_thread_pool.submit(get_all_organizations).result()))
+
+        threading.Thread(target=late).start()
+        """
+    done = run_script(script(todo), platform)
+    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
+    assert done.stderr.startswith("my_script: done; 5 calls in ")
+
+
+@pytest.mark.parametrize(
+    "todo",
+    [
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()",
+        IDLE_EXECUTOR.format("ThreadPoolExecutor"),
+        IDLE_EXECUTOR.format("ProcessPoolExecutor"),
+    ],
+    ids=["a daemon thread", "an idle executor", "an idle executor of processes"],
+)
+def test_a_run_waits_neither_for_daemons_nor_for_workers_without_work(
+    platform: Simulator, script: Script, todo: str
+) -> None:
+    done = run_script(script(todo), platform)
+    assert done.returncode == 0
+    assert done.stderr.startswith("my_script: done; ")
+
+
+@needs_posix(reason="signals sent by kill()")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_waits_for_a_thread_of_the_script_s_own_can_be_stopped(
+    platform: Simulator, script: Script, number: int, code: int
+) -> None:
+    path = script(
+        """
+        import threading, time
+
+        def wait():
+            time.sleep(1)
+            print("main is long over", flush=True)
+            threading.Event().wait()
+
+        threading.Thread(target=wait).start()
+        get_all_organizations()
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(path)],
+        cwd=path.parent,
+        env=environment_for(platform),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == "main is long over\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=WATCHDOG)
+    finally:
+        process.kill()
+    assert process.returncode == code
+    assert errors.startswith(f"my_script: stopped by {signal.Signals(number).name}; 4 calls in "), errors
+    assert "stopped by" in log_of(path).splitlines()[-1]
+
+
+# -------------------------------------------------------------------------------------------- Errors that nobody raises
+
+CALLBACK = """
+    def remember(future):
+        raise ValueError("Zoé Nemo")
+
+    with main_thread_pool as executor:
+        for _ in range(2):
+            executor.submit(get_all_organizations).add_done_callback(remember)
+"""
+FINALIZER = """
+    class Table:
+        def __del__(self):
+            raise ValueError("Zoé Nemo")
+
+    for _ in range(2):
+        Table()
+"""
+GENERATOR = """
+    def rows():
+        try:
+            yield 1
+        finally:
+            raise ValueError("Zoé Nemo")
+
+    for _ in range(2):
+        next(rows())
+"""
+WEAK = """
+    import weakref
+
+    class Table:
+        pass
+
+    def forget():
+        raise ValueError("Zoé Nemo")
+
+    tables = [Table(), Table()]
+    for table in tables:
+        weakref.finalize(table, forget)
+    del table, tables
+"""
+OWN_CALLBACK = CALLBACK.replace("main_thread_pool", "ThreadPoolExecutor(2)").replace(
+    "    def", "    from concurrent.futures import ThreadPoolExecutor\n\n    def", 1
+)
+ASYNCIO = """
+    import asyncio
+    import gc
+
+    async def work():
+        raise ValueError("Zoé Nemo")
+
+    async def start_and_forget():
+        for _ in range(2):
+            asyncio.ensure_future(work())
+        await asyncio.sleep(0.01)
+        gc.collect()
+
+    asyncio.run(start_and_forget())
+"""
+UNHEARD = {
+    "a task of asyncio": ASYNCIO,
+    "a done-callback": CALLBACK,
+    "a done-callback of an executor of the script's own": OWN_CALLBACK,
+    "__del__": FINALIZER,
+    "the finally of a generator": GENERATOR,
+    "a finalizer": WEAK,
+}
+unheard = pytest.mark.parametrize("todo", UNHEARD.values(), ids=UNHEARD.keys())
+
+
+@unheard
+def test_an_error_that_python_only_prints_is_counted_and_logged_and_shows_no_patient(
+    platform: Simulator, script: Script, todo: str
+) -> None:
+    path = script(todo)
+    done = run_script(path, platform)
+    assert "2 unheard errors" in done.stderr.splitlines()[-1]
+    assert "Nemo" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert len([line for line in log_of(path).splitlines() if "ValueError" in line]) >= 2
+    assert "2 unheard errors" in log_of(path).splitlines()[-1]
+
+
+@unheard
+def test_one_such_error_is_one(platform: Simulator, script: Script, todo: str) -> None:
+    done = run_script(script(todo.replace("range(2)", "range(1)").replace("[Table(), Table()]", "[Table()]")), platform)
+    assert "1 unheard error in" in done.stderr
+
+
+def test_a_run_puts_the_hook_for_such_errors_back(platform: Simulator, load: Load) -> None:
+    before, during = sys.unraisablehook, list[object]()
+    assert load(platform).run(lambda: during.append(sys.unraisablehook)) == 0
+    assert during != [before]
+    assert sys.unraisablehook is before

@@ -1,0 +1,204 @@
+"""Habits of real platforms that no call has to fail for: slow tokens, cookies, rate limits by 403, empty answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Load, answer, run_script
+from server import Simulator
+
+Script = Callable[..., Path]
+
+# ----------------------------------------------------------------------------------- Tokens that are not known at first
+
+
+SECONDS = 1.5  # a clock that goes wrong, or servers that tell each other
+
+
+def test_a_login_waits_for_its_token_to_be_known(platform: Simulator, script: Script) -> None:
+    platform.control(settling={"IAM": SECONDS})
+    done = run_script(script("print(len(get_all_organizations()))"), platform)
+    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
+
+
+def test_a_first_call_waits_for_its_token_to_be_known(platform: Simulator, script: Script) -> None:
+    platform.control(settling={"RC": SECONDS})
+    done = run_script(script("print(len(get_all_organizations()))"), platform)
+    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
+
+
+def test_60_threads_wait_for_their_first_token_to_be_known(platform: Simulator, logged_in: Load) -> None:
+    platform.control(settling={"RC": SECONDS, "GDD": SECONDS})
+    template = logged_in(platform)
+    assert dict(template.run_parallel(template.echo, range(200))) == {number: number for number in range(200)}
+    assert platform.seen()["logins"]["accepted"] <= 2
+
+
+def test_60_threads_wait_for_a_renewed_token_to_be_known(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform)
+    platform.control(settling={"IAM": SECONDS, "RC": SECONDS, "GDD": SECONDS}, expire="RC")
+    assert dict(template.run_parallel(template.echo, range(200))) == {number: number for number in range(200)}
+    assert platform.seen()["logins"]["accepted"] <= 2
+    assert platform.seen()["refresh_tokens_reused"] == 0
+
+
+def test_a_token_that_is_refused_for_good_is_given_up(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform)
+    platform.control(settling={"RC": 600}, expire="RC")
+    with pytest.raises(template.httpx.HTTPStatusError, match="401"):
+        template.echo(1)
+    assert platform.seen()["logins"]["accepted"] <= 3
+    assert platform.seen()["requests"]["echo"] <= 8
+
+
+# --------------------------------------------------------------------------------------------------------- 401 for good
+
+
+def test_items_that_are_refused_for_good_cost_three_logins_at_most(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform)
+    denied = range(0, 600, 10)
+    platform.control(denied=[str(number) for number in denied], latency=0.02)
+    results = dict(template.run_parallel(template.echo, range(600), return_exceptions=True))
+    refused = {number: result for number, result in results.items() if isinstance(result, Exception)}
+    assert sorted(refused) == list(denied)
+    assert {result.response.status_code for result in refused.values()} == {401}
+    assert all(results[number] == number for number in results.keys() - refused.keys())
+    assert len(results) == 600
+    assert platform.seen()["logins"]["accepted"] <= 1 + 3
+
+
+def test_an_expired_token_is_renewed_while_items_are_refused_for_good(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform)
+    platform.control(denied=["0"])
+    for _ in range(3):
+        with pytest.raises(template.httpx.HTTPStatusError, match="401"):
+            template.echo(0)
+        assert template.echo(1) == 1
+        platform.control(expire="RC")
+        assert template.echo(2) == 2
+
+
+# -------------------------------------------------------------------------------------------------------------- Cookies
+
+
+def test_no_cookie_is_ever_sent_back(platform: Simulator, logged_in: Load) -> None:
+    platform.control(cookies=True)
+    template = logged_in(platform)
+    assert dict(template.run_parallel(template.echo, range(100))) == {number: number for number in range(100)}
+    assert template.echo(1) == 1
+    platform.control(expire="RC")
+    assert template.echo(2) == 2
+    assert platform.seen()["cookies"] == 0
+    assert platform.seen()["logins"] == {"accepted": 1, "refused": 0}
+
+
+def test_no_cookie_of_a_redirect_is_sent_back(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform)
+    to = f"{platform.address('RC')}/api/echo/2"
+    platform.control(answer={"echo": answer(302, b"", location=to, set_cookie="session=ended", times=1)})
+    headers = {"Authorization": f"Bearer {template.tokens['RC']['access_token']}"}
+    client = template.get_httpx_client()
+    assert client.get(f"{platform.address('RC')}/api/echo/1", headers=headers, follow_redirects=True).json() == {"n": 2}
+    assert platform.seen()["cookies"] == 0
+
+
+# ----------------------------------------------------------------------------------------------------- Limits of a rate
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 503])
+def test_a_refusal_that_says_when_to_come_back_is_tried_again(
+    platform: Simulator, logged_in: Load, status: int
+) -> None:
+    template = logged_in(platform)
+    platform.control(answer={"echo": answer(status, retry_after="1", times=2)})
+    assert template.echo(1) == 1
+    assert platform.seen()["requests"]["echo"] == 3
+
+
+def test_a_creation_that_is_to_come_back_later_is_made_once(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform)
+    platform.control(answer={"create": answer(403, retry_after="1", times=1)})
+    assert template.create("a key") == 1
+    assert platform.seen()["creations"] == {"a key": 1}
+
+
+def test_a_refusal_that_says_to_come_back_much_later_is_told_so(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform)
+    platform.control(answer={"echo": answer(403, retry_after="3600")})
+    with pytest.raises(template.httpx.HTTPStatusError) as refused:
+        template.echo(1)
+    assert "Retry-After is 3600 s" in template.describe(refused.value)
+    assert platform.seen()["requests"]["echo"] == 1
+
+
+@pytest.mark.parametrize("endpoint", ["login", "config_token"])
+def test_a_login_that_is_to_come_back_later_comes_back(platform: Simulator, script: Script, endpoint: str) -> None:
+    platform.control(answer={endpoint: answer(403, retry_after="1", times=1)})
+    done = run_script(script("print(len(get_all_organizations()))"), platform)
+    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
+
+
+# -------------------------------------------------------------------------------------------------------- Empty answers
+
+
+@pytest.mark.parametrize("endpoint", ["login", "config_token", "echo"])
+def test_an_empty_answer_where_json_was_expected_is_a_fault_that_passes(
+    platform: Simulator, logged_in: Load, endpoint: str
+) -> None:
+    platform.control(answer={endpoint: answer(200, b"", times=2)})
+    template = logged_in(platform)
+    assert template.echo(1) == 1
+
+
+def test_an_empty_answer_for_all_of_an_outage_loses_no_call(
+    platform: Simulator, logged_in: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    platform.control(outage_kind="empty", outage=0.5)
+    template = logged_in(platform, ERROR_MAX_RETRY=1000, MAX_WAIT_BEFORE_RETRY=0.2)
+    platform.control(outage=0.5)
+    assert dict(template.run_parallel(template.echo, range(200))) == {number: number for number in range(200)}
+    assert platform.seen()["faults"]["outage"] > 1
+
+
+def test_an_empty_refresh_is_not_repeated(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform)
+    platform.control(expire="RC", answer={"refresh_token": answer(200, b"")})
+    assert template.echo(1) == 1
+    assert platform.seen()["requests"]["refresh_token"] == 1
+
+
+def test_a_creation_with_an_empty_answer_is_not_repeated(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform)
+    platform.control(answer={"create": answer(200, b"")})
+    with pytest.raises(JSONDecodeError):
+        template.create("a key")
+    assert platform.seen()["requests"]["create"] == 1
+
+
+@pytest.mark.parametrize("status", [204, 205])
+def test_an_answer_that_is_empty_by_its_status_means_it(platform: Simulator, logged_in: Load, status: int) -> None:
+    template = logged_in(platform)
+    platform.control(answer={"echo": answer(status, b"")})
+    with pytest.raises(ValueError, match=r"^") as empty:
+        template.echo(1)
+    assert "no body" in template.describe(empty.value)
+    assert platform.seen()["requests"]["echo"] == 1
+
+
+def test_a_function_may_take_an_empty_answer_for_what_it_is(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform)
+    platform.control(answer={"echo": answer(200, b"")})
+
+    @template.api_call_with_retry("RC")
+    def text_of_echo() -> Any:
+        headers = {"Authorization": f"Bearer {template.tokens['RC']['access_token']}"}
+        return template.get_httpx_client().get(f"{platform.address('RC')}/api/echo/1", headers=headers).text
+
+    assert text_of_echo() == ""
+    assert platform.seen()["requests"]["echo"] == 1

@@ -1,0 +1,170 @@
+"""A proxy between script and platform: what goes wrong there is said of the proxy, and its refusal is not repeated."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Load, run_script
+from server import Simulator
+from sockets import Answering, unused_port
+
+Script = Callable[..., Path]
+
+WHO = {"EB_USER_NAME": "someone", "EB_PASSWORD": "Xq7-simulated-Zw3", "EB_THREADS": "2"}
+BEHIND_PROXY = {f"EB_{service}_URL": f"https://{service.lower()}.hospital.test" for service in ("IAM", "RC", "GDD")}
+REFUSES_PASSWORD = (
+    b"HTTP/1.1 407 Proxy Authentication Required\r\n"
+    b'Proxy-Authenticate: Basic realm="squid"\r\nContent-Length: 0\r\n\r\n'
+)
+IS_OPEN = b"HTTP/1.1 200 Connection established\r\n\r\n"
+IS_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+PLAIN = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+ATTEMPTS = 3
+
+
+def through(proxy: str) -> dict[str, str]:
+    """The variables that send https:// through a proxy, and nothing past it."""
+    names = ("HTTPS_PROXY", "https_proxy")
+    return dict.fromkeys(names, proxy) | dict.fromkeys(("ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"), "")
+
+
+def run_behind(script: Script, proxy: str) -> subprocess.CompletedProcess[str]:
+    """Run a script whose platform is on the other side of a proxy."""
+    path = script('print("never here")', ERROR_MAX_RETRY=ATTEMPTS, WAIT_BEFORE_RETRY=0.01)
+    done = run_script(path, None, **WHO, **BEHIND_PROXY, **through(proxy))
+    assert (done.returncode, done.stdout) == (1, "")
+    return done
+
+
+@pytest.fixture
+def call_through(platform: Simulator, load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Log in past the proxy, then make one call through it: `call_through("http://...")`; the error, and template."""
+
+    def call(proxy: str) -> tuple[Any, BaseException]:
+        template = load(platform, ERROR_MAX_RETRY=ATTEMPTS, WAIT_BEFORE_RETRY=0.01)
+        for name, value in through(proxy).items():
+            monkeypatch.setenv(name, value)
+        template.login()
+
+        @template.api_call_with_retry("RC")
+        def leave_the_house() -> None:
+            template.get_httpx_client().get("https://rc.hospital.test/api/records")
+
+        with pytest.raises(template.httpx.TransportError) as failed:
+            leave_the_house()
+        return template, failed.value
+
+    return call
+
+
+def test_a_proxy_that_refuses_the_password_is_asked_once_at_login(script: Script) -> None:
+    with Answering(REFUSES_PASSWORD) as proxy:
+        done = run_behind(script, f"http://someone:Geheim42@127.0.0.1:{proxy.port}")
+    assert proxy.connections == 1, "each more may lock the account"
+    [line] = done.stderr.splitlines()
+    assert "HTTPS_PROXY" in line
+    assert "Geheim42" not in line
+    assert "EB_PASSWORD" not in line
+
+
+def test_a_proxy_that_refuses_the_password_is_asked_once_by_a_call(call_through: Callable[[str], Any]) -> None:
+    with Answering(REFUSES_PASSWORD) as proxy:
+        template, error = call_through(f"http://someone:Geheim42@127.0.0.1:{proxy.port}")
+    assert proxy.connections == 1
+    assert "HTTPS_PROXY" in template.describe(error)
+    assert "Geheim42" not in template.describe(error)
+
+
+def test_a_proxy_that_is_down_is_named_and_not_the_platform(script: Script) -> None:
+    port = unused_port()
+    assert_names_proxy(run_behind(script, f"http://someone:Geheim42@127.0.0.1:{port}").stderr.splitlines()[-1], port)
+
+
+def test_a_proxy_that_is_unknown_is_named_and_not_the_platform(script: Script) -> None:
+    said = run_behind(script, "http://someone:Geheim42@proxy.hospital.invalid:3128").stderr.splitlines()[-1]
+    assert "proxy.hospital.invalid" in said
+    assert "hospital.test" not in said
+    assert "Geheim42" not in said
+
+
+def test_a_proxy_that_is_busy_is_named_and_tried_again(script: Script) -> None:
+    with Answering(IS_BUSY) as proxy:
+        done = run_behind(script, f"http://127.0.0.1:{proxy.port}")
+    assert proxy.connections == ATTEMPTS
+    assert_names_proxy(done.stderr.splitlines()[-1], proxy.port)
+
+
+def test_a_proxy_that_hangs_up_is_named_and_tried_again(script: Script) -> None:
+    with Answering(b"") as proxy:
+        done = run_behind(script, f"http://127.0.0.1:{proxy.port}")
+    assert proxy.connections == ATTEMPTS
+    assert f"proxy 127.0.0.1:{proxy.port}" in done.stderr.splitlines()[-1], "it may have been the proxy"
+
+
+def test_a_proxy_that_goes_down_in_mid_run_is_named_and_not_the_platform(call_through: Callable[[str], Any]) -> None:
+    port = unused_port()
+    template, error = call_through(f"http://someone:Geheim42@127.0.0.1:{port}")
+    assert_names_proxy(template.describe(error), port)
+
+
+def assert_names_proxy(text: str, port: int) -> None:
+    assert "proxy" in text.lower()
+    assert f"127.0.0.1:{port}" in text
+    assert "hospital.test" not in text, "it may be well"
+    assert "Geheim42" not in text
+
+
+# --------------------------------------------------------------------------------------------- https:// to a plain port
+
+
+@pytest.mark.parametrize("greeting", [PLAIN, b"SSH-2.0-OpenSSH_9.2\r\n"], ids=["HTTP", "SSH"])
+def test_a_platform_that_speaks_no_tls_is_told_so_at_once(script: Script, greeting: bytes) -> None:
+    path = script('print("never here")', ERROR_MAX_RETRY=ATTEMPTS, WAIT_BEFORE_RETRY=0.01)
+    with Answering(greeting) as plain:
+        addresses = dict.fromkeys(BEHIND_PROXY, f"https://127.0.0.1:{plain.port}")
+        done = run_script(path, None, **WHO, **addresses, **through(""))
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert "speaks no TLS" in line
+    assert plain.connections == 1
+
+
+def test_a_proxy_that_speaks_no_tls_is_told_so_at_once(script: Script) -> None:
+    with Answering(PLAIN) as plain:
+        done = run_behind(script, f"https://127.0.0.1:{plain.port}")
+    [line] = done.stderr.splitlines()
+    assert "speaks no TLS" in line
+    assert "HTTPS_PROXY" in line
+    assert plain.connections == 1
+
+
+def test_a_platform_behind_a_proxy_that_speaks_no_tls_is_told_so_at_once(script: Script) -> None:
+    with Answering(IS_OPEN, PLAIN) as proxy:
+        done = run_behind(script, f"http://127.0.0.1:{proxy.port}")
+    [line] = done.stderr.splitlines()
+    assert "speaks no TLS" in line
+    assert "iam.hospital.test" in line
+    assert proxy.connections == 1
+
+
+def test_a_call_to_what_speaks_no_tls_is_not_repeated(
+    platform: Simulator, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = load(platform, ERROR_MAX_RETRY=ATTEMPTS, WAIT_BEFORE_RETRY=0.01)
+    for name, value in through("").items():
+        monkeypatch.setenv(name, value)
+    template.login()
+    with Answering(PLAIN) as plain:
+
+        @template.api_call_with_retry("RC")
+        def call_plain_port() -> None:
+            template.get_httpx_client().get(f"https://127.0.0.1:{plain.port}/api/records")
+
+        with pytest.raises(template.httpx.ConnectError) as failed:
+            call_plain_port()
+    assert plain.connections == 1
+    assert "speaks no TLS" in template.describe(failed.value)

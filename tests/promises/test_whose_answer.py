@@ -1,0 +1,115 @@
+"""Each call gets its own answer: a record says whose it is, and a connection may deliver another call's answer."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from helpers import Load, a_tube, all_inclusions, answer, patients_of
+from server import Simulator
+from study import Study
+
+OWN, OTHER = "9b1e-own", "4c2d-other"
+
+
+def body(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+# ---------------------------------------------------------------------------------------------- What an answer must say
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"patientId": OTHER}, {"patientId": None}, {"error": "overloaded"}, {}],
+    ids=["another's", "nobody's", "an error inside a 200", "empty"],
+)
+def test_a_record_that_does_not_name_its_patient_is_refused_and_not_shown(
+    template: Any, platform: Simulator, record: dict[str, Any]
+) -> None:
+    platform.control(answer={"record_by_patient": answer(200, body({**record, "name": "Zoé Nemo"}))})
+    with pytest.raises(template.WrongValue, match=r"patientId|is an error") as refused:
+        template.get_record_by_patient(OWN)
+    assert_shows_nothing(template.describe(refused.value))
+
+
+@pytest.mark.parametrize(
+    "request_of", [{"tubeId": OTHER}, {"error": "overloaded"}], ids=["another's", "an error inside a 200"]
+)
+def test_a_request_that_does_not_name_its_tube_is_refused_and_not_shown(
+    template: Any, platform: Simulator, request_of: dict[str, Any]
+) -> None:
+    platform.control(answer={"request_by_tube": answer(200, body({**request_of, "name": "Zoé Nemo"}))})
+    with pytest.raises(template.WrongValue, match=r"tubeId|is an error") as refused:
+        template.get_request_by_tube(OWN)
+    assert_shows_nothing(template.describe(refused.value))
+
+
+def assert_shows_nothing(text: str) -> None:
+    assert [value for value in (OWN, OTHER, "Nemo") if value in text] == []
+
+
+@pytest.mark.parametrize(("named", "asked"), [(OWN, OWN), (4711, "4711"), ("4711", 4711)])
+def test_an_author_s_function_gets_an_answer_that_names_what_it_asked_for(load: Load, named: Any, asked: Any) -> None:
+    whole = {"subject": named, "answers": [1, 2]}
+    assert load().require_id(whole, "subject", asked) is whole
+
+
+@pytest.mark.parametrize("named", [OTHER, None, "", 0, [OWN], {OWN: OWN}])
+def test_an_author_s_function_gets_no_answer_that_names_something_else(load: Load, named: Any) -> None:
+    template = load()
+    with pytest.raises(template.WrongValue, match="subject") as refused:
+        template.require_id({"subject": named, "name": "Zoé Nemo"}, "subject", OWN)
+    assert_shows_nothing(str(refused.value))
+
+
+def test_an_answer_that_names_nothing_is_nobody_s_even_if_none_was_asked_for(load: Load) -> None:
+    template = load()
+    with pytest.raises(template.WrongValue):
+        template.require_id({}, "subject", "None")
+
+
+# ------------------------------------------------------------------------------------------ Answers that are sent twice
+
+
+@pytest.mark.parametrize("later", [0, 0.005], ids=["in one packet", "5 ms later"])
+def test_where_each_answer_is_sent_twice_no_patient_gets_the_record_of_another(
+    template: Any, platform: Simulator, study: Study, later: float
+) -> None:
+    platform.control(send_twice={"record_by_patient": later})
+    patients = patients_of(study)
+    results = dict(template.run_parallel(template.get_record_by_patient, patients, return_exceptions=True))
+    records = {patient: result for patient, result in results.items() if not isinstance(result, Exception)}
+    assert records == {patient: study.record(patient) for patient in records}
+    assert len(results) == len(patients)
+    assert records, "the first call of each connection has its own answer"
+
+
+def test_after_an_answer_that_was_sent_twice_the_calls_that_follow_get_their_own(
+    template: Any, platform: Simulator, study: Study
+) -> None:
+    patient, other = patients_of(study)[:2]
+    platform.control(send_twice={"record_by_patient": 0})
+    assert template.get_record_by_patient(patient) == study.record(patient)
+    platform.control(send_twice={})
+    with suppress(template.WrongValue):  # it says so, and the connection that cannot be trusted is not used again
+        assert template.get_record_by_patient(other) == study.record(other)
+    assert template.get_surveys(other) == study.surveys(other)
+    assert template.get_request_by_tube(a_tube(study)) == study.request(a_tube(study))
+
+
+@pytest.mark.parametrize("endpoint", ["statistics", "surveys", "search_inclusions"])
+def test_an_answer_that_was_there_before_its_call_is_nobody_s_even_if_it_names_nobody(
+    template: Any, platform: Simulator, study: Study, endpoint: str
+) -> None:
+    platform.control(send_twice={endpoint: 0})
+    template.WAIT_BEFORE_RETRY = 0.01
+    for organization in study.organizations:
+        centre = organization["id"]
+        inclusions = all_inclusions(study, centre)
+        assert template.get_statistics(centre) == study.statistics(centre)
+        assert template.search_inclusions(centre, 1000, 1) == inclusions
+        for patient in [each["patientId"] for each in inclusions[:5]]:
+            assert template.get_surveys(patient) == study.surveys(patient)

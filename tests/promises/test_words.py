@@ -1,0 +1,557 @@
+"""What a person reads when something goes wrong says what it was, where, and what to do."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from helpers import WATCHDOG, Start, answer, environment_for, line_of, log_of, needs_posix, run_script, wait_until
+from server import Simulator
+
+if sys.platform != "win32":
+    import pexpect
+
+Script = Callable[..., Path]
+
+on_posix = needs_posix(reason="pseudo-terminals are POSIX")
+FIRST_FUNCTION = '\n@api_call_with_retry("RC")\ndef get_all_organizations'
+ONCE = {"ERROR_MAX_RETRY": 1}
+CREDENTIALS = r"EB_USER_NAME|EB_PASSWORD"
+HTML = b"<!DOCTYPE html><html><title>Portal</title><p>Please log in to the network</html>"
+
+
+def web_page(status: int) -> dict[str, Any]:
+    """An answer that a browser would show."""
+    return answer(status, HTML, "text/html; charset=utf-8")
+
+
+def closing_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line on the terminal."""
+    return done.stderr.splitlines()[-1]
+
+
+# -------------------------------------------------------------------------------------------- what the platform refuses
+
+WHY = "limit must not be greater than 100"
+LONG_FORM = """
+def refused():
+    client = get_httpx_client()
+    headers = {"Authorization": f"Bearer {tokens['RC']['access_token']}"}
+    response = client.get(url_of("RC", "statistics"), headers=headers)
+    response.raise_for_status()
+
+api_call_with_retry("RC")(refused)()
+"""
+CAUGHT = """
+try:
+    get_statistics("any")
+except httpx.HTTPStatusError as error:
+    sys.exit(describe(error))
+"""
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 422, 500])
+def test_why_a_call_was_refused_stands_in_the_log_and_nowhere_else(
+    platform: Simulator, script: Script, status: int
+) -> None:
+    platform.control(answer={"statistics": answer(status, json.dumps({"message": [WHY]}).encode())})
+    path = script("get_statistics('any')", **ONCE)
+    done = run_script(path, platform)
+    assert done.returncode == 1
+    assert f"HTTP {status}" in closing_line(done)
+    assert WHY in log_of(path)
+    assert WHY not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "todo",
+    [LONG_FORM, CAUGHT, "list(run_parallel(get_statistics, ['any'], return_exceptions=True))\nsys.exit(1)"],
+    ids=["a call in its long form", "caught by the script", "in the place of a result"],
+)
+def test_why_a_call_was_refused_stands_in_the_log_whoever_hears_of_it(
+    platform: Simulator, script: Script, todo: str
+) -> None:
+    platform.control(answer={"statistics": answer(400, json.dumps({"message": [WHY]}).encode())})
+    path = script(todo, **ONCE)
+    done = run_script(path, platform)
+    assert done.returncode == 1, done.stderr
+    assert WHY in log_of(path)
+    assert WHY not in done.stdout + done.stderr
+
+
+def test_of_a_long_refusal_the_first_500_characters_stand_in_the_log_without_line_breaks_or_tokens(
+    platform: Simulator, script: Script
+) -> None:
+    numbers = "".join(f"<{number}>\r\n" for number in range(1000))
+    platform.control(answer={"statistics": answer(400, numbers.encode(), "text/plain")})
+    path = script("get_statistics('any')")
+    run_script(path, platform)
+    seen = [int(number) for number in re.findall(r"<(\d+)>", log_of(path))]
+    assert max(seen) == len(re.findall(r"<\d+>", numbers[:500])) - 1
+    assert all(re.match(r"\d{4}-\d\d-\d\d |    ", line) for line in log_of(path).splitlines())
+
+
+def test_a_secret_in_a_refusal_is_masked(platform: Simulator, script: Script) -> None:
+    text = f"password {platform.options.password} and Authorization: Token abcdefgh are refused"
+    platform.control(answer={"statistics": answer(400, text.encode(), "text/plain")})
+    path = script("get_statistics('any')")
+    run_script(path, platform)
+    assert "password *** and" in log_of(path)
+    assert "abcdefgh" not in log_of(path)
+
+
+def test_why_a_login_was_refused_stands_in_the_log_as_well(platform: Simulator, script: Script) -> None:
+    platform.control(answer={"config_token": answer(400, json.dumps({"message": [WHY]}).encode())})
+    path = script("print('never here')")
+    done = run_script(path, platform)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert WHY in log_of(path)
+    assert WHY not in done.stderr
+
+
+def test_a_refusal_whose_body_was_not_read_is_told_as_any_other(platform: Simulator, script: Script) -> None:
+    platform.control(answer={"statistics": answer(400, b"{}")})
+    path = script("""
+@api_call_with_retry("RC")
+def download():
+    headers = {"Authorization": f"Bearer {tokens['RC']['access_token']}"}
+    with get_httpx_client().stream("GET", url_of("RC", "statistics"), headers=headers) as response:
+        response.raise_for_status()
+
+download()
+""")
+    done = run_script(path, platform)
+    assert done.returncode == 1
+    assert "my_script: failed: download: HTTP 400" in closing_line(done)
+
+
+# ------------------------------------------------------------------------------------------------------------ redirects
+
+QUERY = "?back=patient-4711"
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("where", ["https://sso.hospital.test/login", "/rc/api/moved/"])
+def test_a_redirect_says_where_it_leads_without_the_query(
+    platform: Simulator, script: Script, status: int, where: str
+) -> None:
+    platform.control(answer={"statistics": answer(status, b"", location=where + QUERY)})
+    path = script("get_statistics('any')")
+    done = run_script(path, platform)
+    assert done.returncode == 1
+    assert re.search(rf"HTTP {status}.*\bredirects to \S*{re.escape(where)}(?![?/\w])", closing_line(done)), done.stderr
+    assert "4711" not in done.stderr + log_of(path)
+
+
+@pytest.mark.parametrize("endpoint", ["login", "config_token"])
+@pytest.mark.parametrize("where", ["https://portal.hospital.test/hello", "/iam/api/auth/ziwig-pro/login/"])
+def test_a_redirect_at_the_login_says_where_it_leads_and_blames_no_credentials(
+    platform: Simulator, script: Script, endpoint: str, where: str
+) -> None:
+    platform.control(answer={endpoint: answer(302, b"", location=where + QUERY)})
+    path = script("print('never here')", **ONCE)
+    done = run_script(path, platform)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.search(rf"\bredirects to \S*{re.escape(where)}(?![?/\w])", closing_line(done)), done.stderr
+    assert not re.search(CREDENTIALS, done.stderr)
+    assert "4711" not in done.stderr + log_of(path)
+
+
+def test_a_redirect_to_nowhere_is_told_by_its_status(platform: Simulator, script: Script) -> None:
+    platform.control(answer={"statistics": answer(302, b"")})
+    done = run_script(script("get_statistics('any')"), platform)
+    assert "HTTP 302" in closing_line(done)
+
+
+def test_a_login_in_the_address_that_a_redirect_leads_to_is_not_written(platform: Simulator, script: Script) -> None:
+    platform.control(answer={"statistics": answer(302, b"", location="https://me:let-me-in@sso.hospital.test/x")})
+    path = script("get_statistics('any')")
+    done = run_script(path, platform)
+    assert "sso.hospital.test" in closing_line(done)
+    assert "let-me-in" not in done.stderr + log_of(path)
+
+
+# ------------------------------------------------------------------------------------------------------ who is to blame
+
+
+@pytest.mark.parametrize("status", [200, 403])
+@pytest.mark.parametrize("endpoint", ["login", "config_token"])
+def test_a_web_page_in_the_place_of_a_login_is_called_one(
+    platform: Simulator, script: Script, endpoint: str, status: int
+) -> None:
+    platform.control(answer={endpoint: web_page(status)})
+    path = script("print('never here')", ERROR_MAX_RETRY=2, WAIT_BEFORE_RETRY=0.01)
+    done = run_script(path, platform)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "answered by a web page" in closing_line(done), done.stderr
+    assert not re.search(CREDENTIALS, done.stderr)
+    assert "Please log in" not in done.stderr
+
+
+def call_again_after(platform: Simulator, endpoint: str, attempts: int, path: Path) -> subprocess.Popen[str]:
+    """Start a script, and let an endpoint answer as it should after so many more attempts."""
+    process = subprocess.Popen(
+        [sys.executable, str(path)],
+        cwd=path.parent,
+        env=environment_for(platform),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    wait_until(lambda: platform.seen()["requests"][endpoint] >= attempts or process.poll() is not None)
+    platform.control(answer={endpoint: None})
+    return process
+
+
+RENEW = """
+control = os.environ["EB_RC_URL"][:-3] + "/_sandbox/control"
+get_httpx_client().post(control, json=PAGE | {"revoke_refresh": True}).raise_for_status()
+print(len(get_all_organizations()))
+"""
+
+
+@pytest.mark.parametrize("status", [200, 403])
+@pytest.mark.parametrize("endpoint", ["login", "config_token"])
+def test_a_web_page_at_a_renewal_is_waited_for_to_go_away(
+    platform: Simulator, script: Script, endpoint: str, status: int
+) -> None:
+    page = f"PAGE = {{'answer': {{{endpoint!r}: {web_page(status)!r}}}, 'reset_counts': True}}\n"
+    path = script(page + RENEW, ERROR_MAX_RETRY=1000, WAIT_BEFORE_RETRY=0.01, MAX_WAIT_BEFORE_RETRY=0.05)
+    process = call_again_after(platform, endpoint, 6, path)
+    output, errors = process.communicate()
+    assert (process.returncode, output) == (0, "5\n"), errors
+
+
+def test_a_web_page_at_a_renewal_that_stays_ends_the_run_and_is_called_one(platform: Simulator, script: Script) -> None:
+    page = f"PAGE = {{'answer': {{'login': {web_page(403)!r}}}, 'reset_counts': True}}\n"
+    path = script(page + RENEW, ERROR_MAX_RETRY=3, WAIT_BEFORE_RETRY=0.01)
+    done = run_script(path, platform)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "answered by a web page" in closing_line(done), done.stderr
+    assert platform.seen()["requests"]["login"] == 3
+    assert not re.search(CREDENTIALS, done.stderr)
+
+
+def test_a_login_that_iam_refuses_names_the_variables_of_the_credentials(platform: Simulator, script: Script) -> None:
+    done = run_script(script("print('never here')"), platform, EB_PASSWORD="wrong-one")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.search(r"HTTP 401.*EB_USER_NAME.*EB_PASSWORD", closing_line(done)), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "status"),
+    [("login", 403), ("login", 400), ("login", 404), ("config_token", 401), ("config_token", 403)],
+)
+def test_no_other_refusal_at_the_login_blames_the_credentials(
+    platform: Simulator, script: Script, endpoint: str, status: int
+) -> None:
+    platform.control(answer={endpoint: answer(status)})
+    done = run_script(script("print('never here')", **ONCE), platform)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.search(rf"\b{endpoint}\b.*HTTP {status}", closing_line(done)), done.stderr
+    assert not re.search(CREDENTIALS, done.stderr)
+
+
+def test_a_refresh_token_that_is_refused_blames_no_credentials(platform: Simulator, script: Script) -> None:
+    path = script("PAGE = {}\n" + RENEW)
+    done = run_script(path, platform)
+    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
+    assert re.search(r"refresh_token.*HTTP 401", log_of(path))
+    assert not re.search(CREDENTIALS, log_of(path))
+
+
+# --------------------------------------------------------------------------------------------- certificates, characters
+
+
+def certified(
+    folder: Path, simulator: Start, authority: trustme.CA, host: str = "127.0.0.1", **when: datetime
+) -> Simulator:
+    """A platform with a certificate; that of its authority is in authority.pem."""
+    certificate = authority.issue_cert(host, **when)
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    certificate.private_key_and_cert_chain_pem.write_to_path(folder / "own.pem")
+    return simulator("--certfile", str(folder / "own.pem"), "--keyfile", str(folder / "own.pem"))
+
+
+def refused_certificate(platform: Simulator, script: Script, **variables: str) -> str:
+    """The one line that is said of a platform whose certificate is not good enough."""
+    done = run_script(script("print('never here')", WAIT_BEFORE_RETRY=0.01, ERROR_MAX_RETRY=3), platform, **variables)
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("my_script: IAM login: ")
+    return line
+
+
+def test_an_unknown_authority_is_answered_by_the_variable_that_names_it(
+    simulator: Start, script: Script, tmp_path: Path
+) -> None:
+    platform = certified(tmp_path, simulator, trustme.CA())
+    trustme.CA().cert_pem.write_to_path(tmp_path / "another.pem")
+    assert "SSL_CERT_FILE" in refused_certificate(platform, script, SSL_CERT_FILE=str(tmp_path / "another.pem"))
+
+
+def test_an_expired_certificate_is_called_expired(simulator: Start, script: Script, tmp_path: Path) -> None:
+    yesterday = datetime.now(timezone.utc) - timedelta(days=1)
+    platform = certified(
+        tmp_path, simulator, trustme.CA(), not_before=yesterday - timedelta(days=9), not_after=yesterday
+    )
+    line = refused_certificate(platform, script, SSL_CERT_FILE=str(tmp_path / "authority.pem"))
+    assert re.search(r"\bexpired\b", line)
+    assert "set SSL_CERT_FILE" not in line
+
+
+def test_a_certificate_of_another_host_is_called_that(simulator: Start, script: Script, tmp_path: Path) -> None:
+    platform = certified(tmp_path, simulator, trustme.CA(), "elsewhere.hospital.test")
+    line = refused_certificate(platform, script, SSL_CERT_FILE=str(tmp_path / "authority.pem"))
+    assert re.search(r"\banother host\b", line)
+    assert "set SSL_CERT_FILE" not in line
+
+
+def signed(subject: str, key: ec.EllipticCurvePrivateKey, *extensions: tuple[x509.ExtensionType, bool]) -> bytes:
+    """A certificate by an authority of the test's own, as PEM; each extension with whether it is critical."""
+    now, name = datetime.now(timezone.utc), NameOID.COMMON_NAME
+    certificate = x509.CertificateBuilder(
+        issuer_name=x509.Name([x509.NameAttribute(name, "Hospital CA")]),
+        subject_name=x509.Name([x509.NameAttribute(name, subject)]),
+        public_key=key.public_key(),
+        serial_number=x509.random_serial_number(),
+        not_valid_before=now - timedelta(days=1),
+        not_valid_after=now + timedelta(days=1),
+    )
+    for extension, critical in extensions:
+        certificate = certificate.add_extension(extension, critical)
+    return certificate.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+STRICT = """
+import ssl
+
+def strict(*arguments, make=ssl.create_default_context, **options):  # as Python 3.13 does by itself
+    context = make(*arguments, **options)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    return context
+
+ssl.create_default_context = strict
+"""
+
+
+@pytest.mark.parametrize("flaw", ["basic constraints not critical", "no key identifier of its authority"])
+def test_what_python_3_13_refuses_of_a_certificate_is_said_with_the_version(
+    simulator: Start, script: Script, tmp_path: Path, flaw: str
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    kind, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    private = key.private_bytes(kind, form, serialization.NoEncryption())
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    by = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+    own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    is_authority = x509.BasicConstraints(ca=True, path_length=None)
+    critical = flaw != "basic constraints not critical"
+    platform_ones = [(address, True)] if critical else [(address, True), (by, False)]
+    (tmp_path / "own.pem").write_bytes(private + signed("platform", key, *platform_ones))
+    (tmp_path / "authority.pem").write_bytes(signed("Hospital CA", key, (is_authority, critical), (own, False)))
+    platform = simulator("--certfile", str(tmp_path / "own.pem"), "--keyfile", str(tmp_path / "own.pem"))
+    path = script("print('never here')", edits={FIRST_FUNCTION: f"\n{STRICT}\n{FIRST_FUNCTION}"})
+    done = run_script(path, platform, SSL_CERT_FILE=str(tmp_path / "authority.pem"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.search(r"Python 3\.13\b[^\n]* refuses ", done.stderr), done.stderr
+    assert "set SSL_CERT_FILE" not in done.stderr
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=ISO-8859-1", "application/json"])
+def test_a_body_in_other_characters_than_utf_8_is_told_with_its_charset_and_not_asked_for_again(
+    platform: Simulator, script: Script, content_type: str
+) -> None:
+    platform.control(answer={"statistics": answer(200, '{"name": "Zoé"}'.encode("latin-1"), content_type)})
+    done = run_script(script("get_statistics('any')", WAIT_BEFORE_RETRY=0.01), platform)
+    assert done.returncode == 1
+    assert re.search("iso-8859-1" if "charset" in content_type else "utf-8", closing_line(done), re.IGNORECASE)
+    assert platform.seen()["requests"]["statistics"] == 1
+
+
+# ------------------------------------------------------------------------------------------------- settings, exit codes
+
+
+def test_missing_addresses_are_named_in_one_breath(script: Script) -> None:
+    done = run_script(script("print('never here')"), None)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"my_script: set EB_IAM_URL, EB_RC_URL, EB_GDD_URL: [^\n]+\n", done.stderr), done.stderr
+    assert len(done.stderr) <= 160, "more than two lines of a terminal"
+
+
+TYPO = """
+@api_call_with_retry("RX")
+def get_something():
+    return call_endpoint("RX", "GET", "organizations", list)
+"""
+
+
+def test_a_function_that_is_made_in_main_for_a_service_that_does_not_exist_names_those_that_do(
+    platform: Simulator, script: Script
+) -> None:
+    done = run_script(script(TYPO + "get_something()"), platform)
+    assert done.returncode == 2
+    assert re.search(r"\bRX\b.*\bIAM, RC, GDD\b", closing_line(done)), done.stderr
+
+
+def test_functions_for_a_service_that_was_commented_out_do_no_harm(platform: Simulator, script: Script) -> None:
+    path = script("print(len(get_all_organizations()))")
+    text = path.read_text(encoding="utf-8")
+    entry = re.search(r'(?ms)^    "GDD": \{.*?^    \},\n', text)
+    assert entry
+    path.write_text(text.replace(entry[0], re.sub("(?m)^", "# ", entry[0]).removesuffix("# ")), encoding="utf-8")
+    done = run_script(path, platform)
+    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
+
+
+def test_an_address_that_is_none_is_told_with_its_service(platform: Simulator, script: Script) -> None:
+    old = 'os.environ.get("EB_RC_URL") or "https://rc.endobest.example"'
+    done = run_script(script("print('never here')", edits={old: 'os.environ.get("EB_X_URL")'}), platform)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"my_script: [^\n]*\bRC\b[^\n]*\n", done.stderr), done.stderr
+    assert "base_url" in done.stderr
+    assert sum(platform.seen()["requests"].values()) == 0
+
+
+@pytest.mark.parametrize("name", ["DEFAULT_PASSWORD", "DEFAULT_USER_NAME"])
+def test_a_number_in_the_place_of_a_text_is_a_sentence(platform: Simulator, script: Script, name: str) -> None:
+    path = script("print('never here')", **{name: 123456})
+    done = run_script(path, platform, EB_USER_NAME="", EB_PASSWORD="")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"my_script: [^\n]*\b{name}\b[^\n]*\n", done.stderr), done.stderr
+    assert sum(platform.seen()["requests"].values()) == 0
+    if name == "DEFAULT_PASSWORD":
+        assert "123456" not in done.stderr + log_of(path)
+
+
+WRONG_SETTINGS = [
+    {"EB_THREADS": "0"},
+    {"EB_THREADS": "many"},
+    {"EB_PASSWORD": ""},
+    {"EB_RC_URL": ""},
+    {"EB_RC_URL": "http://rc.hospital.test"},
+    {"SSL_CERT_FILE": "none.pem"},
+    {"HTTPS_PROXY": "ftp://proxy", "https_proxy": "ftp://proxy"},
+]
+
+
+@pytest.mark.parametrize("variables", WRONG_SETTINGS, ids=str)
+def test_a_setting_that_can_be_seen_to_be_wrong_is_exit_code_2(
+    platform: Simulator, script: Script, variables: dict[str, str]
+) -> None:
+    done = run_script(script("print('never here')"), platform, **variables)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert next(iter(variables)) in closing_line(done)
+    assert sum(platform.seen()["requests"].values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "refusal"),
+    [
+        ("login", answer(401)),
+        ("login", answer(404)),
+        ("login", answer(302, b"", location="/portal")),
+        ("login", web_page(200)),
+        ("login", answer(200, b"{}")),
+        ("config_token", answer(403)),
+        ("organizations", answer(403)),
+    ],
+)
+def test_a_platform_that_refuses_is_exit_code_1(
+    platform: Simulator, script: Script, endpoint: str, refusal: dict[str, Any]
+) -> None:
+    platform.control(answer={endpoint: refusal})
+    assert run_script(script("get_all_organizations()", **ONCE), platform).returncode == 1
+
+
+# -------------------------------------------------------------------------------------------------- the line to look at
+
+CARELESS = {
+    "an id that is none": "get_request_by_tube([])  # here",
+    "an empty id": "get_statistics('')  # here",
+    "in a function": "def helper():\n    return get_record_by_patient('')  # here\n\nhelper()",
+    "in a task": "def task(item):\n    return get_surveys(item)  # here\n\nlist(run_parallel(task, ['']))",
+    "a pool": "main_thread_pool.submit(get_statistics, '').result()  # here",
+    "a loop": "list(run_parallel(get_statistics, ['']))  # here",
+}
+
+
+@pytest.mark.parametrize("todo", CARELESS.values(), ids=CARELESS)
+def test_the_closing_line_names_the_line_of_the_author_and_not_one_that_ships(
+    platform: Simulator, script: Script, todo: str
+) -> None:
+    path = script(todo)
+    done = run_script(path, platform)
+    assert done.returncode == 1
+    assert f"(my_script.py line {line_of(path)})" in closing_line(done), done.stderr
+
+
+BY_HAND = """
+with tqdm(total=1, bar_format=custom_bar_format) as pbar:
+    with main_thread_pool as executor:
+        for future in as_completed([executor.submit(get_statistics, "nowhere")]):
+            try:
+                future.result()
+            except Exception as error:
+                logging.critical("stopped: %s", error, exc_info=True)
+                executor.shutdown(wait=False, cancel_futures=True)
+                raise
+"""
+FAILURES = {
+    "a call": "get_statistics('nowhere')",
+    "a mistake": "{}['nowhere']",
+    "a task of a loop": "list(run_parallel(get_statistics, ['nowhere']))",
+    "a task of a pool": "main_thread_pool.submit(int, 'x').result()",
+    "a thread": "thread = __import__('threading').Thread(target=int, args=['x'])\nthread.start()\nthread.join()",
+    "logged by the script as well": BY_HAND,
+}
+
+
+@pytest.mark.parametrize("todo", FAILURES.values(), ids=FAILURES)
+def test_a_failure_is_one_traceback_in_the_log(platform: Simulator, script: Script, todo: str) -> None:
+    path = script(todo)
+    assert run_script(path, platform).returncode == 1
+    assert log_of(path).count("Traceback (most recent call last)") == 1
+
+
+# -------------------------------------------------------------------------------------------------------- while it runs
+
+
+@on_posix
+def test_while_all_wait_before_a_retry_the_bar_says_how_many_and_until_when(
+    platform: Simulator, script: Script
+) -> None:
+    platform.control(answer={"statistics": answer(503, retry_after="50")})
+    path = script("list(run_parallel(get_statistics, ['a', 'b', 'c'], desc='Centres'))")
+    variables = environment_for(platform, EB_THREADS="3")
+    child = pexpect.spawn(sys.executable, [path.name], cwd=path.parent, env=variables, encoding="utf-8")  # type: ignore
+    try:
+        child.expect(r"3 waiting, next in \d+ s", timeout=WATCHDOG)
+    finally:
+        child.close(force=True)
+
+
+def test_with_return_exceptions_the_log_names_the_items_that_failed(platform: Simulator, script: Script) -> None:
+    path = script("""
+ids = [centre["id"] for centre in get_all_organizations()[:2]]
+results = list(run_parallel(get_statistics, [*ids, "no-such-centre"], return_exceptions=True))
+print(len(results))
+""")
+    done = run_script(path, platform)
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+    assert re.search(r"item 3: HTTP 404.* \(id no-such-centre\)\n", log_of(path))
+    assert "no-such-centre" not in done.stderr
