@@ -116,6 +116,34 @@ def run_script(path: Path, platform: Simulator | None, **variables: str) -> subp
     )
 
 
+def start_script(path: Path, platform: Simulator) -> subprocess.Popen[str]:
+    """Start a script as `run_script` runs it, and leave it to the caller to wait for it."""
+    return subprocess.Popen(
+        [sys.executable, str(path)],
+        cwd=path.parent,
+        env=environment_for(platform),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+def run_in(folder: Path, command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Run a command in a folder; exit code and all that it said, on both outputs."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=WATCHDOG,
+    )
+    return done.returncode, done.stdout
+
+
 def log_of(path: Path) -> str:
     """The log beside a script; only line ends of this system are translated, for a lone CR would be a forgery."""
     return path.with_suffix(".log").read_bytes().decode("utf-8").replace(os.linesep, "\n")

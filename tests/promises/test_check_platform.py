@@ -26,6 +26,7 @@ from helpers import (
     log_of,
     needs_posix,
     python,
+    run_in,
     run_script,
     study_of,
 )
@@ -116,17 +117,8 @@ def checked(
     path: Path | None, platform: Simulator | None, folder: Path, *options: str, **variables: str
 ) -> tuple[int, str]:
     """Run the check in a folder; exit code and all that it said."""
-    done = subprocess.run(
-        [sys.executable, str(CHECK), *options, *([str(path)] if path else [])],
-        cwd=folder,
-        env=environment_for(platform, **variables),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        timeout=WATCHDOG,
-    )
-    return done.returncode, done.stdout
+    command = [sys.executable, str(CHECK), *options, *([str(path)] if path else [])]
+    return run_in(folder, command, environment_for(platform, **variables))
 
 
 def line_named(output: str, path: Path) -> list[str]:

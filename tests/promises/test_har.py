@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dialects import DIALECTS
-from helpers import TEMPLATE, WATCHDOG, Start, base_python, environment_for, run_script
+from helpers import TEMPLATE, Start, base_python, environment_for, run_in, run_script
 from server import Simulator
 from test_check_platform import CHECK, NOTHING_TO_CHANGE, STUDY, counts_of
 
@@ -50,17 +49,8 @@ def changed(name: str, folder: Path, change: Callable[[list[Any]], object]) -> P
 
 def read(folder: Path, *arguments: object, **variables: str) -> tuple[int, str]:
     """Run the check in a folder, with a Python that has no packages; exit code and all that it said."""
-    done = subprocess.run(
-        [str(base_python()), "-S", str(CHECK), *map(str, arguments)],
-        cwd=folder,
-        env=environment_for(None, **variables),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        timeout=WATCHDOG,
-    )
-    return done.returncode, done.stdout
+    command = [str(base_python()), "-S", str(CHECK), *map(str, arguments)]
+    return run_in(folder, command, environment_for(None, **variables))
 
 
 def plain(output: str) -> str:

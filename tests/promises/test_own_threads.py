@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import Load, environment_for, log_of, needs_posix, run_script, summary_of
+from helpers import Load, log_of, needs_posix, run_script, start_script, summary_of
 from server import WATCHDOG, Simulator
 
 Script = Callable[..., Path]
@@ -150,15 +149,7 @@ def test_a_run_that_waits_for_a_thread_of_the_script_s_own_can_be_stopped(
         get_all_organizations()
         """
     )
-    process = subprocess.Popen(
-        [sys.executable, str(path)],
-        cwd=path.parent,
-        env=environment_for(platform),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )
+    process = start_script(path, platform)
     try:
         assert process.stdout
         assert process.stdout.readline() == "main is long over\n"

@@ -18,7 +18,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from helpers import WATCHDOG, Start, answer, environment_for, line_of, log_of, needs_posix, run_script, wait_until
+from helpers import (
+    WATCHDOG,
+    Start,
+    answer,
+    environment_for,
+    line_of,
+    log_of,
+    needs_posix,
+    run_script,
+    start_script,
+    wait_until,
+)
 from server import Simulator
 
 if sys.platform != "win32":
@@ -203,15 +214,7 @@ def test_a_web_page_in_the_place_of_a_login_is_called_one(
 
 def call_again_after(platform: Simulator, endpoint: str, attempts: int, path: Path) -> subprocess.Popen[str]:
     """Start a script, and let an endpoint answer as it should after so many more attempts."""
-    process = subprocess.Popen(
-        [sys.executable, str(path)],
-        cwd=path.parent,
-        env=environment_for(platform),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )
+    process = start_script(path, platform)
     wait_until(lambda: platform.seen()["requests"][endpoint] >= attempts or process.poll() is not None)
     platform.control(answer={endpoint: None})
     return process
