@@ -24,7 +24,7 @@ import sys
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -76,7 +76,25 @@ def by_calls(path: Path, apply: bool) -> int:
     check_addresses(script)
     user, password = credentials(module)
     with client() as connection:
-        return reported(script, user, password, connection, apply=apply)
+        return told_by_calls(script, user, password, connection, apply=apply)
+
+
+def told_by_calls(
+    script: Script,
+    user: str,
+    password: str,
+    connection: httpx.Client,
+    sleep: Callable[[float], None] = time.sleep,
+    apply: bool = False,
+) -> int:
+    """Make the calls, and say what they tell; the exit code."""
+    from platform_check.probing import Check, Prober
+
+    prober = Prober(connection, sleep)
+    how = "calls that change nothing, one at a time"
+    findings = Check(script, user, password, prober).findings()
+    differs = reported(script, how, findings, lambda: [f"{prober.calls} calls"], apply)
+    return int(differs or prober.cut_short)
 
 
 def by_recording(recording: Path, path: Path, apply: bool) -> int:
@@ -97,42 +115,57 @@ def by_recording(recording: Path, path: Path, apply: bool) -> int:
             f"{recording.name} has no call of {', '.join(script.services)} in it: "
             "open the developer tools first, then log in and look around"
         )
-    return told(script, recording, observation, passed, apply)
+    return told_by_recording(recording, observation, passed, apply)
 
 
-def told(script: Script, recording: Path, observation: Observation, passed: Counter[str], apply: bool) -> int:
-    """Print and write what a recording tells; the exit code."""
+def told_by_recording(recording: Path, observation: Observation, passed: Counter[str], apply: bool) -> int:
+    """Say what a recording tells; the exit code."""
     from platform_check import table
-    from platform_check.judgements import DIFFERS
 
-    findings = list(observation.findings())
-    lines = [
-        f"Check for {script.path.name}: {', '.join(script.services)}; from what a browser recorded, without a call",
-        table.HEAD,
-        *map(table.row, findings),
-        *table.changes(findings, script),
-        "",
-        f"{table.closing(findings)}; {observation.used} calls of the platform",
+    rest = [
+        f"{observation.used} calls of the platform",
         *table.passed_over(passed, len(observation.calls) - observation.used),
         *table.exports(observation.exports(), os.name == "nt"),
     ]
-    print(*lines, sep="\n", flush=True)
-    write(Path(f"{script.path.stem}{FOR_COLLEAGUES}"), "\n".join(lines) + "\n")
-    if apply:
-        apply_to(script, findings)
+    how = "from what a browser recorded, without a call"
+    differs = reported(observation.script, how, observation.findings(), lambda: rest, apply)
     delete = f'del "{recording}"' if os.name == "nt" else f"rm {shlex.quote(str(recording))}"
     print("", f"The recording holds your password, tokens and patients. Delete it: {delete}", sep="\n")
-    return int(any(finding.verdict == DIFFERS for finding in findings))
+    return int(differs)
+
+
+def reported(
+    script: Script, how: str, findings: Iterable[Finding], rest: Callable[[], Sequence[str]], apply: bool
+) -> bool:
+    """Print the table as it grows, what to do, and the rest; write them to a file; whether anything differs."""
+    from platform_check import table
+    from platform_check.judgements import DIFFERS, Finding
+
+    lines, seen = list[str](), list[Finding]()
+
+    def say(*more: str) -> None:
+        lines.extend(more)
+        print(*more, sep="\n", flush=True)
+
+    say(f"Check for {script.path.name}: {', '.join(script.services)}; {how}", table.HEAD)
+    for finding in findings:
+        seen.append(finding)
+        say(table.row(finding))
+    counted, *others = rest()
+    say(*table.changes(seen, script), "", f"{table.closing(seen)}; {counted}", *others)
+    write(Path(f"{script.path.stem}{FOR_COLLEAGUES}"), "\n".join(lines) + "\n")
+    if apply:
+        apply_to(script, seen)
+    return any(finding.verdict == DIFFERS for finding in seen)
 
 
 def apply_to(script: Script, findings: Sequence[Finding]) -> None:
     """Write what was found into the script, and say what is left to a person."""
     from platform_check import changes, table
 
-    every = dict.fromkeys(step for finding in findings for step in finding.changes)
-    edits = [(change, line) for change, line in every if isinstance(change, changes.Edit) and line]
-    left = edits
-    print()
+    steps = dict.fromkeys(step for finding in findings for step in finding.steps)
+    edits = [(change, line) for change, line in steps if isinstance(change, changes.Edit) and line]
+    said, left = f"Nothing to change in {script.path.name} by machine", edits
     if edits:
         try:
             kept, left = changes.apply(script.path, edits)
@@ -140,11 +173,9 @@ def apply_to(script: Script, findings: Sequence[Finding]) -> None:
             stop(str(problem))
         made = len(edits) - len(left)
         places = "1 place" if made == 1 else f"{made} places"
-        print(f"Changed {script.path.name} in {places}, as said above; as it was: {kept.name}")
-    else:
-        print(f"Nothing to change in {script.path.name} by machine")
-    for line in table.left_to_you([step for step in every if step not in edits or step in left], script):
-        print(line)
+        said = f"Changed {script.path.name} in {places}, as said above; as it was: {kept.name}"
+    by_hand = [step for step in steps if step not in edits or step in left]
+    print("", said, *table.left_to_you(by_hand, script), sep="\n")
 
 
 def list_of_checks() -> str:
@@ -186,12 +217,12 @@ def check_addresses(script: Script) -> None:
     if "IAM" not in script.services:
         stop("MICROSERVICES has no IAM: put its entry back, every login goes through it")
     problems = [
-        (app, script.setting(app, "base_url"), problem)
+        (app, script.entry(app, "base_url").line, problem)
         for app, service in script.services.items()
         if (problem := url_problem(service["base_url"]))
     ]
     if problems:
-        stop("; ".join(f"set EB_{app}_URL ({script.place(line)}): {problem}" for app, line, problem in problems))
+        stop("; ".join(f"set EB_{app}_URL ({script.shown(line)}): {problem}" for app, line, problem in problems))
 
 
 def url_problem(url: str) -> str:
@@ -257,40 +288,6 @@ def check_proxies() -> None:
             sound = False
         if value and (not sound or parts.path.strip("/") or parts.netloc.count("@") > 1):
             stop(f"{name} is no address of a proxy: {PROXY_FORM}")
-
-
-def reported(
-    script: Script,
-    user: str,
-    password: str,
-    connection: httpx.Client,
-    sleep: Callable[[float], None] = time.sleep,
-    apply: bool = False,
-) -> int:
-    """Run the check, print its table as it grows, write it to a file; the exit code."""
-    from platform_check import table
-    from platform_check.judgements import DIFFERS, Finding
-    from platform_check.probing import Check, Prober
-
-    lines, findings = list[str](), list[Finding]()
-
-    def say(*more: str) -> None:
-        lines.extend(more)
-        print(*more, sep="\n", flush=True)
-
-    say(
-        f"Check for {script.path.name}: {', '.join(script.services)}; calls that change nothing, one at a time",
-        table.HEAD,
-    )
-    prober = Prober(connection, sleep)
-    for finding in Check(script, user, password, prober).findings():
-        findings.append(finding)
-        say(table.row(finding))
-    say(*table.changes(findings, script), "", f"{table.closing(findings)}; {prober.calls} calls")
-    write(Path(f"{script.path.stem}{FOR_COLLEAGUES}"), "\n".join(lines) + "\n")
-    if apply:
-        apply_to(script, findings)
-    return int(prober.cut_short or any(finding.verdict == DIFFERS for finding in findings))
 
 
 def write(path: Path, text: str) -> None:

@@ -31,12 +31,12 @@ class Unchangeable(Exception):
 
 
 def changed(source: str, steps: Iterable[tuple[Edit, int]]) -> tuple[str, list[tuple[Edit, int]]]:
-    """A source with all edits at their lines, and those edits that do not fit to it or to another one."""
+    """A source with all edits at their lines, and those edits that do not fit to it or to an earlier one."""
     starts, left = [0], []
     for line in source.split("\n"):
         starts.append(starts[-1] + len(line) + 1)
     places: list[tuple[int, int, str]] = []
-    for edit, line in set(steps):
+    for edit, line in dict.fromkeys(steps):
         place = placed(source, edit, starts[line - 1 : line + 1])
         if place is None or any(place[0] < end and start < place[1] for start, end, _ in places):
             left.append((edit, line))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from platform_check import shape
-from platform_check.shape import NO_JSON, Seen
+from platform_check.shape import NO_JSON, Seen, at
 
 MOST_BYTES = 100_000_000  # of a file; it is read at once, and takes some five times as much of memory
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -44,9 +44,9 @@ class Unreadable(Exception):
     """Why a file is not what it should be."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
-    """A call that may be one of the platform's."""
+    """A call that may be one of the platform's; no other one equals it, even if it asks for the same."""
 
     method: str
     origin: str  # https://host or https://host:port
@@ -61,10 +61,15 @@ class Call:
         """The parts of the path, decoded."""
         return [urllib.parse.unquote(part) for part in self.path.split("/")]
 
+    @property
+    def url(self) -> str:
+        """The address without its query."""
+        return self.origin + self.path
 
-def text_of(value: Any) -> str:
-    """A text or a number as it goes into an address; "" for anything else."""
-    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the body has by name."""
+        return self.sent if isinstance(self.sent, dict) else {}
 
 
 def read(path: Path) -> tuple[list[Call], Counter[str]]:
@@ -134,11 +139,6 @@ def call_of(entry: Any) -> Call | str:
     return Call(method, origin, url.path or "/", query, headers_of(request), sent, seen)
 
 
-def at(value: Any, *path: str) -> Any:
-    """What lies at a path, None if nothing does."""
-    return shape.at(value, path)
-
-
 def address_of(url: Any) -> urllib.parse.SplitResult | None:
     """An address in its parts, None if it is none."""
     try:
@@ -166,7 +166,7 @@ def sent_by(request: Any) -> Any:
     text, told = at(request, "postData", "text"), at(request, "postData", "mimeType")
     if isinstance(text, str) and "form-urlencoded" in str(told):
         return dict(urllib.parse.parse_qsl(text, keep_blank_values=True))
-    body = json_in(text) if isinstance(text, str) else NO_JSON
+    body = shape.parsed(text) if isinstance(text, str) else NO_JSON
     return named_values(at(request, "postData", "params")) or NO_JSON if body is NO_JSON else body
 
 
@@ -181,15 +181,7 @@ def body_of(content: Any) -> tuple[Any, str]:
             text = base64.b64decode(text).decode("utf-8-sig")
         except ValueError:
             return NO_JSON, CUT if "json" in told else REPORTS
-    return json_in(text), CUT if "json" in told else REPORTS
-
-
-def json_in(text: str) -> Any:
-    """JSON, or the mark that it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return NO_JSON
+    return shape.parsed(text), CUT if "json" in told else REPORTS
 
 
 def is_graphql(path: str, sent: Any) -> bool:

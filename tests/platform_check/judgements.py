@@ -11,15 +11,19 @@ from statistics import median
 from typing import Any
 
 from platform_check import shape
+from platform_check.assumed import known
 from platform_check.changes import Edit
-from platform_check.script import Script, literals
+from platform_check.script import Place, Script
 from platform_check.shape import Path, Seen
 
 OK, DIFFERS, NOT_TRIED, NOT_SEEN = "ok", "DIFFERS", "not tried", "not seen"
+BUSY = (429, 500, 502, 503, 504)
+LATER = "the platform is busy or down: run the check again later"
 ASK = "ask the platform's operator, or look in your browser while you use the platform (F12, Network)"
 FEW_DAYS, MUCH_SKEW = 14, 30  # days of a certificate, seconds of a clock
+UNDER_ITS_NAME = f"under the name that the platform knows: {ASK}"
+NO_LARGE_CENTRE = "no centre with several inclusions among those looked at"
 USUAL_LATENCY = 0.1  # seconds; nearer ones are no measure of how fast a script calls
-DICT = dict[str, Any]
 FIREWALL = "a firewall or a portal answers in place of the platform: open its address in a browser on this machine"
 PROXY = (
     "correct HTTPS_PROXY: its address, user and password (with %23, %2F, %40 for #, / and @ in them); "
@@ -70,29 +74,22 @@ def about(app: str, kind: str, assumed: str, endpoint: str = "") -> About:
     return About(f"{app} {endpoint or kind}".strip(), assumed, KINDS[kind].means)
 
 
+Step = tuple[str | Edit, int]  # what is to be done, and the line where (0: nowhere in the script)
+
+
 @dataclass(frozen=True)
 class Finding:
-    """A line of the table; `change` says what to do where it differs, `line` where in the script (0: nowhere).
-
-    `also` has what is to be changed on other lines.
-    """
+    """A line of the table; `steps` say what to do where it differs."""
 
     about: About
     seen: str
     verdict: str = OK
-    change: str | Edit = ""
-    line: int = 0
-    also: tuple[tuple[str | Edit, int], ...] = ()
-
-    @property
-    def changes(self) -> tuple[tuple[str | Edit, int], ...]:
-        """All that is to be done, with the line of each."""
-        return ((self.change, self.line), *self.also) if self.change else ()
+    steps: tuple[Step, ...] = ()
 
 
 def differs(about: About, seen: str, change: str | Edit, line: int = 0) -> Finding:
     """A line of the table that needs somebody's attention."""
-    return Finding(about, seen, DIFFERS, change, line)
+    return Finding(about, seen, DIFFERS, ((change, line),))
 
 
 def not_tried(about: About, why: str) -> Finding:
@@ -100,30 +97,27 @@ def not_tried(about: About, why: str) -> Finding:
     return Finding(about, why, NOT_TRIED)
 
 
-def write(new: str, old: str) -> str | Edit:
-    """What to write on a line; `old` is what stands there."""
-    return Edit(new, old) if old else f"write `{new}`"
+def write(new: str, place: Place) -> Step:
+    """To write something in the place of what stands there."""
+    return Edit(new, place.text) if place.text else f"write `{new}`", place.line
 
 
 def unless_made(finding: Finding, made: bool) -> Finding:
     """The same as a good line if the script reads it so already."""
     if not made or finding.verdict != DIFFERS:
         return finding
-    return replace(
-        finding, verdict=OK, seen=f"{finding.seen}; the script knows (line {finding.line})", change="", also=()
-    )
+    return Finding(finding.about, f"{finding.seen}; the script knows (line {finding.steps[0][1]})")
 
 
 def address(app: str, seen: Seen, script: Script) -> Finding:
     """Whether a service's address leads to a server that we can trust."""
-    this, line = about(app, "address", "answers, certificate trusted"), script.setting(app, "base_url")
+    this = about(app, "address", "answers, certificate trusted")
     if seen.proxy:
         return differs(this, seen.failure, f"{PROXY} ({seen.proxy})")
     if seen.failure:
-        return differs(this, seen.failure, f"correct EB_{app}_URL, or the base_url", line)
+        return differs(this, seen.failure, f"correct EB_{app}_URL, or the base_url", script.entry(app, "base_url").line)
     issuer, days = seen.certificate or ("", math.inf)
-    leads = f", leads to {seen.leads_to}" if seen.leads_to else ""
-    words = f"{seen} without a token{leads}"
+    words = f"{seen} without a token" + (f", leads to {seen.leads_to}" if seen.leads_to else "")
     words += f", certificate of {issuer}, {days:.0f} days left" if issuer else ""
     if days < FEW_DAYS:
         return differs(this, words, "tell the platform's operator that its certificate runs out")
@@ -132,27 +126,30 @@ def address(app: str, seen: Seen, script: Script) -> Finding:
     return Finding(this, words)
 
 
-def token_answer(
-    app: str, endpoint: str, wanted: Sequence[str], seen: Seen, known: Mapping[str, Path], script: Script
-) -> Finding:
-    """Whether a token answer has what the script reads from it, under its names; `known` are those of earlier ones."""
+def token_fields(endpoint: str, seen: Seen) -> dict[str, Path]:
+    """Where a token answer holds what the script reads from it."""
+    return shape.find_fields(seen.body, (*known(endpoint).wanted, "refresh_token"))
+
+
+def token_answer(app: str, endpoint: str, seen: Seen, earlier: Mapping[str, Path], script: Script) -> Finding:
+    """Whether a token answer has what the script reads from it, under its names; `earlier` answers had others."""
+    wanted = known(endpoint).wanted
     this = about(app, endpoint, f"2xx with {' and '.join(wanted)}")
     if not seen.good:
         return differs(this, described(seen), *refusal_remedy(app, endpoint, seen, script))
-    paths = shape.find_fields(seen.body, (*wanted, "refresh_token"))
-    line, reader, reads = script.token_answers()
+    paths, place = token_fields(endpoint, seen), script.token_answers()
     missing = [name for name in wanted if name not in paths]
     if missing:
         cookie = "; a cookie is set, the session may be in it" if "set-cookie" in seen.headers else ""
         words = f"{seen}, {shape.kind(seen.body)}; no {' and no '.join(missing)}{cookie}"
-        return differs(this, words, f"give back a dict with {', '.join(wanted)}", line)
+        return differs(this, words, f"give back a dict with {', '.join(wanted)}", place.line)
     other = {name: path for name, path in paths.items() if path != (name,)}
     words = f"{seen}, {shape.names(seen.body)}{lifetime(seen, paths['access_token'])}"
     if not other:
         return Finding(this, words)
     words += "; " + ", ".join(f"{name} is {'.'.join(path)}" for name, path in other.items())
-    made = all(key in literals(reader) for name, path in other.items() for key in path if key != name)
-    return unless_made(differs(this, words, reading({**known, **paths}, reads), line), made)
+    made = place.knows(*(key for name, path in other.items() for key in path if key != name))
+    return unless_made(differs(this, words, *reading({**earlier, **paths}, place)), made)
 
 
 def described(seen: Seen) -> str:
@@ -166,136 +163,145 @@ def described(seen: Seen) -> str:
     return f"{seen}, {shape.kind(seen.body)}"
 
 
+# Why a token call was refused, by its status: what to do, and the entry of the service to correct.
+REFUSALS: dict[str, dict[tuple[int, ...], tuple[str, str]]] = {
+    "login": {
+        (401,): ("check EB_USER_NAME and EB_PASSWORD (tried once, so that no account is locked)", ""),
+        (403,): (
+            "the platform lets this user not in: ask its operator for the rights, or whether the account is locked",
+            "",
+        ),
+    },
+    "config_token": {(400, 401, 403, 422): (f"correct the app_id of {{}}: {ASK}", "app_id")},
+    "refresh_token": {
+        (400, 401, 403, 422): (
+            "nothing to change: the script logs in again instead; the password has nothing to do with it",
+            "",
+        )
+    },
+}
+
+
 def refusal_remedy(app: str, endpoint: str, seen: Seen, script: Script) -> tuple[str, int]:
     """What to do about a token call that did not give JSON, and the line."""
-    line = script.setting(app, endpoint)
+    line = script.entry(app, endpoint).line
     if seen.failure or seen.status == 407:
-        return f"see {app} address", 0 if seen.proxy else script.setting(app, "base_url")
+        return f"see {app} address", 0 if seen.proxy else script.entry(app, "base_url").line
     if seen.status // 100 == 3:
         return f"correct EB_{app}_URL or the path: this call is sent to {seen.leads_to}", line
-    if seen.status in (429, 500, 502, 503, 504):
-        return "the platform is busy or down: run the check again later", 0
+    if seen.status in BUSY:
+        return LATER, 0
     if seen.html:
         return f"{FIREWALL}; else correct EB_{app}_URL or the path", line
-    if endpoint == "login" and seen.status == 401:
-        return "check EB_USER_NAME and EB_PASSWORD (tried once, so that no account is locked)", 0
-    if endpoint == "login" and seen.status == 403:
-        return (
-            "the platform lets this user not in: ask its operator for the rights, or whether the account is locked",
-            0,
-        )
-    if endpoint == "config_token" and seen.status in (400, 401, 403, 422):
-        return f"correct the app_id of {app}: {ASK}", script.setting(app, "app_id")
-    if endpoint == "refresh_token" and seen.status in (400, 401, 403, 422):
-        return "nothing to change: the script logs in again instead; the password has nothing to do with it", 0
+    for statuses, (remedy, entry) in REFUSALS[endpoint].items():
+        if seen.status in statuses:
+            return remedy.format(app), script.entry(app, entry).line if entry else 0
     if seen.status in (400, 422):
-        return f"send other fields: {ASK}", script.call(endpoint)[0]
+        return f"send other fields: {ASK}", script.mention(endpoint).line
     return f"correct the path: {ASK}", line
 
 
-def reading(paths: Mapping[str, Path], reads: str) -> str | Edit:
+def reading(paths: Mapping[str, Path], place: Place) -> Step:
     """What to write where an answer is read, so that the script finds the fields under its own names."""
     parents = {path[:-1] for path in paths.values()}
     if len(parents) != 1:
-        return "give back a dict with " + ", ".join(f"{name} from {'.'.join(path)}" for name, path in paths.items())
-    whole = reads + "".join(f'["{key}"]' for key in next(iter(parents)))
+        where = ", ".join(f"{name} from {'.'.join(path)}" for name, path in sorted(paths.items()))
+        return f"give back a dict with {where}", place.line
+    whole = place.text + subscripts(parents.pop())
     renamed = ", ".join(f'"{path[-1]}": "{name}"' for name, path in sorted(paths.items()) if path[-1] != name)
     if renamed:
         whole = f"{{{{{renamed}}}.get(key, key): value for key, value in {whole}.items()}}"
-    return write(whole, reads)
+    return write(whole, place)
+
+
+def subscripts(path: Path) -> str:
+    """The code that goes down a path."""
+    return "".join(f'["{key}"]' for key in path)
 
 
 def lifetime(seen: Seen, path: Path) -> str:
     """How long an access token lives, if it or the answer says so."""
-    seconds = shape.jwt_lifetime(str(shape.at(seen.body, path)), time.time())
+    seconds = shape.jwt_lifetime(str(shape.at(seen.body, *path)), time.time())
     if seconds is not None:
         return "; a JWT that lives " + ("without end" if math.isnan(seconds) else shape.duration(seconds))
-    told = shape.at(seen.body, (*path[:-1], "expires_in"))
+    told = shape.at(seen.body, *path[:-1], "expires_in")
     return f"; lives {shape.duration(told)}" if type(told) is int and 0 < told < 1e9 else ""
 
 
-def data_answer(app: str, endpoint: str, wanted: type | None, seen: Seen, script: Script) -> Finding:
+def data_answer(app: str, endpoint: str, seen: Seen, script: Script) -> Finding:
     """Whether a data endpoint is where it should be, and gives a list or an object as the script expects."""
+    wanted = known(endpoint).kind
     label: dict[type | None, str] = {list: "2xx with a list", dict: "2xx with an object", None: "2xx with JSON"}
     this = about(app, "data", label[wanted], endpoint)
-    if seen.failure or seen.status in (429, 500, 502, 503, 504):
-        return differs(this, described(seen), "the platform is busy or down: run the check again later")
+    if seen.failure or seen.status in BUSY:
+        return differs(this, described(seen), LATER)
     if seen.status in (401, 403):
         rights = "the call is not allowed to this user: ask the operator for the rights, or comment the entry out"
-        return differs(this, described(seen), rights, script.setting(app, endpoint))
+        return differs(this, described(seen), rights, script.entry(app, endpoint).line)
     if not seen.good:
-        return differs(this, described(seen), f"correct the path: {ASK}", script.setting(app, endpoint))
+        return differs(this, described(seen), f"correct the path: {ASK}", script.entry(app, endpoint).line)
     words = f"{seen} in {shape.duration(seen.seconds)}, {shape.kind(seen.body)}"
     if wanted is None or isinstance(seen.body, wanted):
         return Finding(this, words)
-    return wrapped(differs(this, words, ""), endpoint, wanted, seen, script)
-
-
-def wrapped(finding: Finding, endpoint: str, wanted: type, seen: Seen, script: Script) -> Finding:
-    """A list that is wrapped in an object, or another answer of an unforeseen kind."""
-    line, function, reads = script.list_of(endpoint)
-    path = shape.list_in(seen.body)
+    path, place = shape.list_in(seen.body), script.answer_of(endpoint)
     if wanted is not list or not path:
-        return replace(finding, change="deal with this kind of answer", line=script.call(endpoint)[0])
-    keys = "".join(f'["{key}"]' for key in path)
-    words = f"{finding.seen}; the list is in {'.'.join(path)}"
-    new = re.sub(r"\blist\b", "dict", reads) + keys
-    return unless_made(
-        replace(finding, seen=words, change=write(new, reads), line=line), set(path) <= literals(function)
-    )
+        return differs(this, words, "deal with this kind of answer", script.mention(endpoint).line)
+    new = re.sub(r"\blist\b", "dict", place.text) + subscripts(path)
+    finding = differs(this, f"{words}; the list is in {'.'.join(path)}", *write(new, place))
+    return unless_made(finding, place.knows(*path))
 
 
 def names_what_was_asked(app: str, endpoint: str, seen: Seen, asked: str, script: Script) -> list[Finding]:
     """Whether an answer names the one that was asked for, under the name that the script looks for, if it does."""
-    required = script.required_id(endpoint)
-    if required is None or not asked or not isinstance(seen.body, dict) or not seen.good:
+    place = script.required_id(endpoint)
+    if place is None or not asked or not isinstance(seen.body, dict) or not seen.good:
         return []
-    line, key, written = required
+    key = place.text.strip("\"'")
     this = about(app, "data", f"the answer has what was asked for as {key}", endpoint)
     if str(seen.body.get(key)) == asked:
         return [Finding(this, "it has")]
     other = next((name for name, value in seen.body.items() if str(value) == asked and shape.is_name(name)), None)
     if other:
-        return [differs(this, f"it is {other}", write(f'"{other}"', written), line)]
-    return [
-        differs(this, "nothing at its top says it", "the answer does not say whose it is: take require_id away", line)
-    ]
+        return [differs(this, f"it is {other}", *write(f'"{other}"', place))]
+    change = "the answer does not say whose it is: take require_id away"
+    return [differs(this, "nothing at its top says it", change, place.line)]
 
 
 def wrong_token(app: str, seen: Seen, good: Seen, script: Script) -> Finding:
     """How a data call with a wrong token is answered: the script renews its token on what it knows as a dead one."""
     this = about(app, "wrong token", "401")
-    line, known, compared = script.dead_token()
     if seen.failure:
         return differs(this, seen.failure, "run the check again later")
     if seen.status == 401:
         return Finding(this, described(seen))
     if seen.status // 100 != 2:
-        finding = differs(this, described(seen), write(*renewed_on(known | {seen.status}, compared)), line)
-        return unless_made(finding, seen.status in known)
+        place = script.dead_token()
+        new, made = renewed_on(seen.status, place.text)
+        return unless_made(differs(this, described(seen), *write(new, place)), made)
     hints = [key for key in seen.body if shape.is_name(key)] if isinstance(seen.body, dict) else []
     hints = [key for key in hints if not isinstance(good.body, dict) or key not in good.body]
-    if not hints:
-        words = f"{described(seen)}: as with a good token"
-        return differs(this, words, "tell the platform's operator that data are given without a good token")
-    return unless_made(*error_inside(this, seen, hints[0], script))
+    if hints:
+        return error_inside(this, seen, hints[0], script)
+    words = f"{described(seen)}: as with a good token"
+    return differs(this, words, "tell the platform's operator that data are given without a good token")
 
 
-def renewed_on(statuses: set[int], compared: str) -> tuple[str, str]:
-    """A comparison with statuses that mean a dead token, in place of one as `compared`."""
-    left, operator = re.match(r"(.*?)\s*(==|!=|not in|in)\s", f"{compared} ", re.DOTALL).groups()  # type: ignore[union-attr]
+def renewed_on(status: int, compared: str) -> tuple[str, bool]:
+    """A comparison that takes one more status for a dead token, and whether the one that is there does already."""
+    left, operator, _ = re.split(r"\s*(==|!=|\bnot in\b|\bin\b)\s*", compared, maxsplit=1)
+    statuses = {*map(int, re.findall(r"\b[0-9]+\b", compared))}
     word = "in" if operator in ("==", "in") else "not in"
-    return f"{left} {word} ({', '.join(map(str, sorted(statuses)))})".strip(), compared
+    return f"{left} {word} ({', '.join(map(str, sorted(statuses | {status})))})".strip(), status in statuses
 
 
-def error_inside(this: About, seen: Seen, hint: str, script: Script) -> tuple[Finding, bool]:
-    """An error that calls itself a success, and whether the script looks for it."""
-    line, function, raising = script.error_raising()
+def error_inside(this: About, seen: Seen, hint: str, script: Script) -> Finding:
+    """An error that calls itself a success; the script is to look for it."""
+    place = script.error_raising()
     condition = f'isinstance(response.json(), dict) and "{hint}" in response.json()'
     new = f"response.status_code = 401 if {condition} else response.status_code"
-    change = Edit(new, raising, above=True) if raising else f"take this answer for a 401: `{new}`"
-    finding = differs(this, f"{described(seen)}: an error that looks like data", change, line)
-    return finding, {hint, 401} <= literals(function)
+    change = Edit(new, place.text, above=True) if place.text else f"take this answer for a 401: `{new}`"
+    finding = differs(this, f"{described(seen)}: an error that looks like data", change, place.line)
+    return unless_made(finding, place.knows(hint, 401))
 
 
 def after_refresh(app: str, before: str, after: str | None, new: Seen | None, old: Seen | None) -> Finding:
@@ -328,7 +334,7 @@ def second_session(app: str, seen: Seen, script: Script) -> Finding:
     change = (
         "one script at a time, and nobody logged in as that user; or a user of its own for each, EB_USER_NAME or here"
     )
-    return differs(this, words, change, script.constant("DEFAULT_USER_NAME"))
+    return differs(this, words, change, script.constant("DEFAULT_USER_NAME").line)
 
 
 NO_ANSWER = Seen()
@@ -360,8 +366,7 @@ class Pages:
     @property
     def items(self) -> list[list[Any]]:
         """What is on each page, the large one last."""
-        bodies = [seen.body if seen.good else None for seen in (*self.small, self.large)]
-        return [inclusions_in(body) for body in bodies]
+        return [seen.rows for seen in (*self.small, self.large)]
 
     @property
     def first(self) -> int | None:
@@ -388,82 +393,80 @@ class Pages:
         )
 
 
-def inclusions_in(body: Any) -> list[Any]:
-    """The list of a page, wherever it is."""
-    path = shape.list_in(body)
-    found = body if path == () else shape.at(body, path)
-    return found if isinstance(found, list) else []
-
-
 def paging(facts: PageFacts, script: Script) -> Sequence[Finding]:
     """All that the pages of a centre tell."""
     if not facts.page.good:
         return [not_tried(About("RC paging"), described(facts.page))]
     size, whole = page_size(facts, script), total(facts, script)
-    if isinstance(whole.change, Edit) and size.change:  # it has the size in it
-        size = replace(size, change=whole.change, line=whole.line)
+    if size.steps and any(isinstance(change, Edit) for change, _ in whole.steps):  # it has the size in it
+        size = replace(size, steps=whole.steps)
     return [*page_fields(facts.page, script), first_page(facts, script), size, whole]
 
 
 def page_fields(seen: Seen, script: Script) -> list[Finding]:
     """Whether a page holds its list, and an inclusion its id, under the names that the script reads."""
-    line, key, written = script.key_of_rows()
     this = about("RC", "page", "list in data, of objects with patientId")
-    path, items = shape.list_in(seen.body), inclusions_in(seen.body)
-    if not items:
+    path, rows = shape.list_in(seen.body), seen.rows
+    if path is None or not rows:
         return [not_tried(this, "the pages looked at are empty")]
-    words = f"list in {'.'.join(path or ()) or 'no object'}, {shape.kind(items[0])}"
-    findings = [] if path == ("data",) else [page_list(this, words, path or (), script)]
-    if not isinstance(items[0], dict) or "patientId" not in items[0]:
-        other = shape.id_name(items[0], "patientId")
-        change = write(f'key="{other}"', written) if other else "say what tells one inclusion from another"
-        finding = differs(this, words, change, line)
-        in_main = f"read {other or 'the name of the id'} for patientId in your main()"
-        findings.append(unless_made(replace(finding, also=((in_main, 0),)), key == other))
+    words = f"list in {'.'.join(path) or 'no object'}, {shape.kind(rows[0])}"
+    findings = [] if path == ("data",) else [page_list(this, words, path, script)]
+    if not isinstance(rows[0], dict) or "patientId" not in rows[0]:
+        findings.append(page_ids(this, words, shape.id_name(rows[0], "patientId"), script))
     return findings or [Finding(this, words)]
 
 
 def page_list(this: About, words: str, path: Path, script: Script) -> Finding:
     """A page whose list is elsewhere than in `data`."""
-    line, function, answer = script.answer_of("search_inclusions")
-    new = f'{{**(answer := {answer}), "data": answer{"".join(f"""["{key}"]""" for key in path)}}}'
+    place = script.answer_of("search_inclusions")
+    new = f'{{**(answer := {place.text}), "data": answer{subscripts(path)}}}'
     if not path:
-        new = f'{{"data": {re.sub(r"dict(?=[,)])", "list", answer)}}}'
-    change = write(new, answer) if answer else f"read {'.'.join(path) or 'the answer itself'} where it says data"
-    return unless_made(differs(this, words, change, line), {*path, "data"} <= literals(function))
+        new = f'{{"data": {re.sub(r"dict(?=[,)])", "list", place.text)}}}'
+    by_hand = f"read {'.'.join(path) or 'the answer itself'} where it says data", place.line
+    finding = differs(this, words, *(write(new, place) if place.text else by_hand))
+    return unless_made(finding, place.knows(*path, "data"))
+
+
+def page_ids(this: About, words: str, other: str | None, script: Script) -> Finding:
+    """A page whose inclusions have another name for their id, or none."""
+    place = script.key_of_rows()
+    new = f'key="{other}"'
+    step = write(new, place) if other else ("say what tells one inclusion from another", place.line)
+    in_main = f"read {other or 'the name of the id'} for patientId in your main()", 0
+    return unless_made(Finding(this, words, DIFFERS, (step, in_main)), place.text.replace("'", '"') == new)
 
 
 def first_page(facts: PageFacts, script: Script) -> Finding:
     """Whether pages are counted as the script counts them."""
-    line, assumed_first, sent = script.page()
-    this = about("RC", "first page", f"number {assumed_first}")
+    place = script.page()
+    shift = re.search(r"- ([0-9]+)$", place.text)
+    assumed = 1 - int(shift[1]) if shift else 1
+    this = about("RC", "first page", f"number {assumed}")
     if facts.same:
         words = "page 1 and page 2 are the same: the number is not looked at"
-        return differs(this, words, f"send the number under the name that the platform knows: {ASK}", line)
+        return differs(this, words, f"send the number {UNDER_ITS_NAME}", place.line)
     if facts.first is None:
-        return not_tried(this, "no centre with several inclusions among those looked at")
-    if facts.first == assumed_first:
+        return not_tried(this, NO_LARGE_CENTRE)
+    if facts.first == assumed:
         return Finding(this, f"number {facts.first}")
     new = '"page": page' + (f" - {1 - facts.first}" if facts.first < 1 else "")
-    return differs(this, f"number {facts.first}", write(new, sent), line)
+    return differs(this, f"number {facts.first}", *write(new, place))
 
 
 def page_size(facts: PageFacts, script: Script) -> Finding:
     """Whether a page is as large as asked for."""
-    size, asked = script.page_size(), facts.asked
-    this, line = about("RC", "page size", f"as asked for, {size.number}"), size.line
+    place, asked = script.page_size(), facts.asked
+    this = about("RC", "page size", f"as asked for, {place.number}")
     if not facts.large.good:
         words = f"{described(facts.large)} when {asked} are asked for"
-        return differs(this, words, write(*size.to(100)), line)
+        return differs(this, words, *write(place.to(100), place))
     if facts.capped is not None:
         words = f"{facts.capped} of {facts.whole or 'more'} when {asked} are asked for"
-        return unless_made(differs(this, words, write(*size.to(facts.capped)), line), size.number == facts.capped)
+        return unless_made(differs(this, words, *write(place.to(facts.capped), place)), place.number == facts.capped)
     if facts.limit_ignored:
         words = f"{facts.limit_ignored} when {facts.limit} is asked for"
-        return differs(this, words, f"send the limit under the name that the platform knows: {ASK}", line)
-    return Finding(
-        this, f"{len(inclusions_in(facts.large.body))} inclusions, none left out, when {asked} are asked for"
-    )
+        return differs(this, words, f"send the limit {UNDER_ITS_NAME}", place.line)
+    return Finding(this, f"{len(facts.large.rows)} inclusions, none left out, when {asked} are asked for")
 
 
 def total(facts: PageFacts, script: Script) -> Finding:
@@ -476,13 +479,13 @@ def total(facts: PageFacts, script: Script) -> Finding:
         words = f"{whole} on a page of {facts.limit}, where {known} or more inclusions exist"
         return unless_made(differs(this, words, anew, line), not trusted)
     if known <= 1:
-        return not_tried(this, "no centre with several inclusions among those looked at")
+        return not_tried(this, NO_LARGE_CENTRE)
     return Finding(this, f"{whole} on a page of {facts.limit}, {known} inclusions seen")
 
 
 def total_of(seen: Seen) -> int | None:
     """The `total` of a page."""
-    number = shape.at(seen.body, ("total",))
+    number = shape.at(seen.body, "total")
     return number if type(number) is int and 0 <= number < 1e9 else None
 
 
@@ -514,7 +517,7 @@ def rate_limit(calls: Sequence[Seen], refused: int, script: Script) -> Finding:
     words = f"{refused} calls answered 429" if refused else "no 429, no header that tells of one"
     if not limited:
         change = "set fewer threads, here and in SUBTASKS_POOL_SIZE"
-        return differs(this, words, change, script.constant("MAX_THREADS")) if refused else Finding(this, words)
+        return differs(this, words, change, script.constant("MAX_THREADS").line) if refused else Finding(this, words)
     allowed, most, window = rate_of(limited)
     words = f"{most} calls each {shape.duration(window)} by its headers" + (f", {words}" if refused else "")
     threads = {"MAX_THREADS": script.max_threads, "SUBTASKS_POOL_SIZE": script.subtasks}
@@ -523,12 +526,9 @@ def rate_limit(calls: Sequence[Seen], refused: int, script: Script) -> Finding:
         return Finding(this, words)
     main = max(1, allowed * script.max_threads // sum(threads.values()))
     fewer = {"MAX_THREADS": main, "SUBTASKS_POOL_SIZE": max(1, allowed - main)}
-    first, *others = (
-        (write(f"{name} = {fewer[name]}", f"{name} = {number}"), script.constant(name))
-        for name, number in threads.items()
-        if number != fewer[name]
-    )
-    return replace(differs(this, words, *first), also=tuple(others))
+    other = [name for name in threads if fewer[name] != threads[name]]
+    steps = [write(f"{name} = {fewer[name]}", script.constant(name)) for name in other]
+    return Finding(this, words, DIFFERS, tuple(steps))
 
 
 def rate_of(limited: Sequence[Seen]) -> tuple[int, int, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -15,10 +14,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from platform_check import judgements, shape
-from platform_check.assumed import KNOWN, SAMPLE, UNKNOWN
+from platform_check.assumed import SAMPLE, known, session_of
 from platform_check.httpx_in_use import httpx
 from platform_check.judgements import About, Finding, Pages, not_tried
-from platform_check.script import TOKEN_ENDPOINTS, Script
+from platform_check.script import Script
 from platform_check.shape import Path, Seen
 
 MOST_CALLS = 60
@@ -99,7 +98,7 @@ class Prober:
             whole = b"".join(parts)
             return Seen(
                 status=response.status_code,
-                body=parsed(whole),
+                body=shape.parsed(whole),
                 html=shape.is_web_page(whole, response.headers.get("Content-Type", "")),
                 headers={name.lower(): value for name, value in response.headers.items()},
                 seconds=time.monotonic() - started,
@@ -107,14 +106,6 @@ class Prober:
                 certificate=certificate(stream.get_extra_info("ssl_object"), now) if stream else None,
                 skew=shape.clock_skew(response.headers.get("Date", ""), now),
             )
-
-
-def parsed(body: bytes) -> Any:
-    """JSON, or the mark that it is none."""
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return shape.NO_JSON
 
 
 def unanswered(error: Exception, url: str) -> Seen:
@@ -186,7 +177,7 @@ class Check:
     def __init__(self, script: Script, user: str, password: str, prober: Prober) -> None:
         self.script, self.prober = script, prober
         self.credentials = {"username": user, "password": password}
-        self.login: Any = None  # the answer of IAM
+        self.user_id: Any = None
         self.fields: dict[str, Path] = {}  # where token answers hold what
         self.tokens: dict[str, str] = {}  # service -> access token
         self.refresh_tokens: dict[str, str] = {}
@@ -196,10 +187,9 @@ class Check:
 
     def findings(self) -> Iterator[Finding]:
         """The table, in the order in which a difference would be met."""
-        apps = sorted(self.script.services, key=lambda app: app != "IAM")
-        yield from (self.address(app) for app in apps)
-        yield from (self.session(app) for app in apps)
-        others = [app for app in apps if app in self.tokens and app != "IAM"]
+        yield from (self.address(app) for app in self.script.apps)
+        yield from (self.session(app) for app in self.script.apps)
+        others = [app for app in self.script.apps if app in self.tokens and app != "IAM"]
         for app in others:
             yield from self.data(app)
         yield from (self.wrong_token(app) for app in others)
@@ -214,55 +204,54 @@ class Check:
 
     def address(self, app: str) -> Finding:
         """How a service answers without a token, at a data endpoint if it has one."""
-        keys = self.data_endpoints(app)
+        keys = self.script.data_endpoints(app)
         seen = self.request(app, keys[0]) if keys else self.prober.call("GET", self.base_url(app))
         return judgements.address(app, seen, self.script)
 
     def session(self, app: str) -> Finding:
         """Log in, or configure a service, and keep the tokens; what has no session is tried no further."""
-        endpoint = "login" if app == "IAM" else "config_token"
+        endpoint = session_of(app)
         if endpoint not in self.script.services[app]["endpoints"]:
             return not_tried(About(f"{app} {endpoint}"), "the script has no such endpoint")
         if app != "IAM" and "IAM" not in self.tokens:
             return not_tried(About(f"{app} {endpoint}"), "no login")
-        seen = self.opened(app)
-        wanted = ("access_token", "userId") if app == "IAM" else ("access_token",)
-        return self.token_answer(app, endpoint, wanted, seen)
+        return self.token_answer(app, endpoint, self.opened(app))
 
     def opened(self, app: str) -> Seen:
-        """Open a session and keep its access token."""
-        if app == "IAM":
-            seen = self.prober.call("POST", self.url(app, "login"), json=self.credentials)
-        else:
-            user = shape.at(self.login, shape.find_field(self.login, "userId"))
-            body = {"userId": user, "clientId": self.script.services[app].get("app_id")}
-            seen = self.prober.call("POST", self.url(app, "config_token"), self.tokens["IAM"], json=body)
-        if access := token_in(seen, "access_token"):
+        """Open a session and keep its tokens."""
+        bearer, body = None, self.credentials
+        if app != "IAM":
+            bearer, body = (
+                self.tokens["IAM"],
+                {"userId": self.user_id, "clientId": self.script.services[app].get("app_id")},
+            )
+        seen = self.prober.call("POST", self.url(app, session_of(app)), bearer, json=body)
+        if access := seen.token("access_token"):
             self.tokens[app] = access
-            self.login = seen.body if app == "IAM" else self.login
-        if refresh := token_in(seen, "refresh_token"):
+            if app == "IAM":
+                self.user_id = shape.at(seen.body, *(shape.find_field(seen.body, "userId") or ("userId",)))
+        if refresh := seen.token("refresh_token"):
             self.refresh_tokens[app] = refresh
         return seen
 
-    def token_answer(self, app: str, endpoint: str, wanted: tuple[str, ...], seen: Seen) -> Finding:
+    def token_answer(self, app: str, endpoint: str, seen: Seen) -> Finding:
         """Judge a token answer by itself and by those before."""
-        finding = judgements.token_answer(app, endpoint, wanted, seen, self.fields, self.script)
-        self.fields = {**shape.find_fields(seen.body, shape.OTHER_NAMES if app == "IAM" else wanted), **self.fields}
+        finding = judgements.token_answer(app, endpoint, seen, self.fields, self.script)
+        self.fields = judgements.token_fields(endpoint, seen) | self.fields
         return finding
 
     def data(self, app: str) -> Iterator[Finding]:
         """Each data endpoint of a service."""
-        for key in self.data_endpoints(app):
-            needed = KNOWN.get(key, UNKNOWN).needs
+        for key in self.script.data_endpoints(app):
+            needed, is_own = known(key).needs, known(key).kind is None
             if needed and not self.ids.get(needed):
                 yield not_tried(About(f"{app} {key}"), f"needs the id of one {needed}, and none was seen")
-            elif key not in KNOWN and not self.script.plain_get(app, key):
+            elif is_own and not self.script.plain_get(app, key):
                 yield not_tried(About(f"{app} {key}"), "no function calls it by GET without parameters")
             else:
                 seen = self.tried(app, key)
-                yield judgements.data_answer(app, key, KNOWN.get(key, UNKNOWN).kind, seen, self.script)
-                asked = next(iter(self.ids.get(needed, ())), "")
-                yield from judgements.names_what_was_asked(app, key, seen, asked, self.script)
+                yield judgements.data_answer(app, key, seen, self.script)
+                yield from judgements.names_what_was_asked(app, key, seen, self.first_id(needed), self.script)
 
     def tried(self, app: str, key: str) -> Seen:
         """Call a data endpoint, and keep what the next ones need."""
@@ -270,11 +259,11 @@ class Check:
         if seen.good:
             self.good.setdefault(app, (key, seen))
         if key == "organizations":
-            self.ids["organization"] = ids_in(seen, "id")
+            self.ids["organization"] = shape.ids_in(seen.rows[:SAMPLE], "id")
         elif key == "statistics":
             self.order_centres(app, seen)
         elif key == "search_inclusions":
-            self.ids["patient"] = ids_in(seen, "patientId")
+            self.ids["patient"] = shape.ids_in(seen.rows[:SAMPLE], "patientId")
         elif key == "record_by_patient":
             self.ids["tube"] = self.tubes(app, seen)
         return seen
@@ -290,10 +279,11 @@ class Check:
     def tubes(self, app: str, record: Seen) -> list[str]:
         """The id of some sample tube, from the first record that has one."""
         for patient in self.ids["patient"][1:FEW]:
-            if tube := shape.find_tube(record.body):
-                return [tube]
+            if shape.find_tube(record.body):
+                break
             record = self.request(app, "record_by_patient", self.tokens[app], patient)
-        return [tube] if (tube := shape.find_tube(record.body)) else []
+        tube = shape.find_tube(record.body)
+        return [tube] if tube else []
 
     def wrong_token(self, app: str) -> Finding:
         """A data call that works, with a token that cannot."""
@@ -309,12 +299,12 @@ class Check:
             return
         before = self.refresh_tokens[app]
         seen = self.prober.call("POST", self.url(app, "refresh_token"), json={"refresh_token": before})
-        yield self.token_answer(app, "refresh_token", ("access_token",), seen)
-        access, after = (token_in(seen, name) for name in ("access_token", "refresh_token"))
+        yield self.token_answer(app, "refresh_token", seen)
+        access = seen.token("access_token")
         if access and app in self.good:
             key, _ = self.good[app]
             new, old = (self.request(app, key, token) for token in (access, self.tokens[app]))
-            yield judgements.after_refresh(app, before, after, new, old)
+            yield judgements.after_refresh(app, before, seen.token("refresh_token"), new, old)
             self.tokens[app] = access
 
     def second_session(self) -> Finding:
@@ -325,13 +315,13 @@ class Check:
         first = self.tokens[app]
         for each in ("IAM", app):
             seen = self.opened(each)
-            if not token_in(seen, "access_token"):
+            if not seen.token("access_token"):
                 return judgements.second_login(app, seen)
         return judgements.second_session(app, self.request(app, self.good[app][0], first), self.script)
 
     def paging(self) -> Iterator[Finding]:
         """The pages of the largest centre that was seen."""
-        app = next((app for app in self.tokens if "search_inclusions" in self.data_endpoints(app)), None)
+        app = next((app for app in self.tokens if "search_inclusions" in self.script.data_endpoints(app)), None)
         if app is None or not self.ids.get("organization"):
             yield not_tried(About("paging"), "no centre was seen")
             return
@@ -352,11 +342,6 @@ class Check:
         yield judgements.rate_limit(answered, self.prober.refused, self.script)
         yield judgements.clock(answered)
 
-    def data_endpoints(self, app: str) -> list[str]:
-        """The keys of a service's data endpoints, the known ones first."""
-        keys = [key for key in self.script.services[app]["endpoints"] if key not in TOKEN_ENDPOINTS]
-        return sorted(keys, key=lambda key: [*KNOWN, key].index(key))
-
     def base_url(self, app: str) -> str:
         """The address of a service."""
         return str(self.script.services[app]["base_url"]).rstrip("/")
@@ -365,24 +350,15 @@ class Check:
         """The address of an endpoint."""
         return f"{self.base_url(app)}{self.script.services[app]['endpoints'][key]}"
 
+    def first_id(self, kind: str) -> str:
+        """The first known id of a kind of thing, "" if there is none."""
+        return next(iter(self.ids.get(kind, ())), "")
+
     def request(self, app: str, key: str, token: str | None = None, held: str = "", **changed: Any) -> Seen:
         """One call of a data endpoint, for the thing whose id is `held`, else for the first that is known."""
-        call = KNOWN.get(key, UNKNOWN)
-        held = held or next(iter(self.ids.get(call.needs, ())), "0")
+        call = known(key)
+        held = held or self.first_id(call.needs) or "0"
         query = {name: held if value == "{}" else value for name, value in call.params.items()} | changed
         options: dict[str, Any] = {"json": dict.fromkeys(call.body, held)} if call.body else {}
         address = self.url(app, key) + call.suffix.replace("{}", urllib.parse.quote(held, safe="", errors="replace"))
         return self.prober.call(call.method, address, token, params=query or None, **options)
-
-
-def token_in(seen: Seen, name: str) -> str | None:
-    """A token of an answer that brings one."""
-    value = shape.at(seen.body, shape.find_field(seen.body, name)) if seen.good else None
-    return value if isinstance(value, str) else None
-
-
-def ids_in(seen: Seen, wanted: str) -> list[str]:
-    """The ids of the first things in a list, as they go into a call."""
-    items = judgements.inclusions_in(seen.body)[:SAMPLE] if seen.good else []
-    values = [item.get(shape.id_name(item, wanted)) for item in items if isinstance(item, dict)]
-    return [str(value) for value in values if value and isinstance(value, (str, int))]

@@ -1,327 +1,255 @@
-"""Which calls of a browser are those of the template: by path where it is as assumed, else by their shape.
-
-Pure functions from a list of calls to what was recognised.
-"""
+"""Which calls of a browser are those of the template: by path where it is as assumed, else by their shape."""
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from platform_check import shape
-from platform_check.assumed import KNOWN, UNKNOWN
-from platform_check.har import Call, text_of
-from platform_check.shape import NO_JSON
+from platform_check.assumed import TOKEN_CALLS, known
+from platform_check.har import Call
+from platform_check.shape import NO_JSON, plain, text_of
 
-TOKEN_KEYS = ("login", "config_token", "refresh_token")
-PAGE_NAMES = ("page", "pagenumber", "pageno", "pageindex", "currentpage", "pagenum")
-LIMIT_NAMES = ("limit", "size", "pagesize", "perpage", "itemsperpage", "take", "rowsperpage", "max", "count")
-OFFSET_NAMES = ("offset", "skip", "start", "from")
+PAGING_NAMES = {
+    "page": ("page", "pagenumber", "pageno", "pageindex", "currentpage", "pagenum"),
+    "limit": ("limit", "size", "pagesize", "perpage", "itemsperpage", "take", "rowsperpage", "max", "count"),
+    "offset": ("offset", "skip", "start", "from"),
+}
+CLIENT_ID_NAMES = ("clientid", "appid", "applicationid", "client", "audience")
 Services = Mapping[str, Mapping[str, Any]]
 Key = tuple[str, str]  # service, endpoint
 
 
-@dataclass
 class Recognised:
-    """What was found of each endpoint: its calls, in their order. What could be two things is in `doubts`."""
+    """The calls of each endpoint of a script's services, in their order.
 
-    calls: dict[Key, list[Call]] = field(default_factory=dict)
-    bases: dict[str, str] = field(default_factory=dict)  # service -> address
-    prefixes: dict[str, str] = field(default_factory=dict)  # service -> what some of its paths have in front of them
-    doubts: dict[Key, list[Call]] = field(default_factory=dict)  # one call of each path that it could be
-    ids: dict[str, set[str]] = field(default_factory=dict)  # kind of thing -> ids that answers gave
-    refresh_tokens: dict[str, set[str]] = field(default_factory=dict)  # service -> those that it gave
+    `doubts` has, of an endpoint that could be several things, one call of each; `ids` what answers gave of each kind;
+    `prefixes` what some paths of a service have in front of them.
+    """
+
+    def __init__(self, every: Sequence[Call], services: Services) -> None:
+        self.every, self.services = every, services
+        self.endpoints = [(app, key) for app, service in services.items() for key in service["endpoints"]]
+        self.at_path = {
+            pair: [call for call in every if self.base_of(call, pair) is not None] for pair in self.endpoints
+        }
+        self.calls: dict[Key, list[Call]] = {}
+        self.doubts: dict[Key, list[Call]] = {}
+        self.ids: dict[str, set[str]] = {"organization": set(), "patient": set(), "tube": set()}
+        self.refresh_tokens: dict[str, set[str]] = {app: set() for app in services}
+        self.add_data_by_path()
+        self.add_data_by_shape()
+        self.add_tokens()
+        self.calls = {pair: self.calls[pair] for pair in self.endpoints if pair in self.calls}
+        self.bases, self.prefixes = dict[str, str](), dict[str, str]()
+        for app in services:
+            self.find_base(app)
 
     def good(self, app: str, key: str) -> list[Call]:
         """The calls of an endpoint that were answered by JSON."""
         return [call for call in self.calls.get((app, key), ()) if call.seen.good]
 
-    def owner(self, key: str) -> str | None:
-        """The first service that has calls of an endpoint."""
-        return next((app for app, each in self.calls if each == key), None)
+    def of(self, app: str) -> list[Call]:
+        """The calls of a service."""
+        return [call for (owner, _), calls in self.calls.items() if owner == app for call in calls]
 
+    def used(self) -> set[Call]:
+        """The calls of all services."""
+        return {call for calls in self.calls.values() for call in calls}
 
-def recognise(calls: Sequence[Call], services: Services) -> Recognised:
-    """Find the calls of each endpoint of a script's services."""
-    found = Recognised()
-    by_path = {
-        (app, key): [call for call in calls if base_of(call, path, KNOWN.get(key, UNKNOWN).suffix) is not None]
-        for app, service in services.items()
-        for key, path in service["endpoints"].items()
-    }
-    data = {pair: matching for pair, matching in by_path.items() if pair[1] not in TOKEN_KEYS and matching}
-    found.calls.update(settled(data, services))
-    add_data_by_shape(found, calls, services)
-    add_tokens(found, calls, by_path, services)
-    found.calls = {pair: found.calls[pair] for pair in by_path if pair in found.calls}
-    found.bases = bases_of(found, services)
-    return found
+    def token_calls(self) -> list[Call]:
+        """The token calls of all services."""
+        return [call for (_, key), calls in self.calls.items() if key in TOKEN_CALLS for call in calls]
 
+    def good_of_first(self, key: str) -> list[Call]:
+        """The good calls of the first service that has calls of an endpoint."""
+        return next((self.good(*pair) for pair in self.calls if pair[1] == key), [])
 
-def base_of(call: Call, path: str, suffix: str = "") -> str | None:
-    """The address of the service if a call ends with an assumed path, None if it does not."""
-    whole = call.path.rstrip("/")
-    if suffix:
-        whole, _, last = whole.rpartition("/")
-        if not last:
-            return None
-    path = "/" + path.split("?")[0].strip("/")
-    return call.origin + whole.removesuffix(path) if whole.endswith(path) else None
+    def path_of(self, pair: Key) -> str:
+        """The path that an endpoint is assumed to have."""
+        app, key = pair
+        return "/" + str(self.services[app]["endpoints"][key]).split("?")[0].strip("/")
 
+    def base_of(self, call: Call, pair: Key) -> str | None:
+        """The address of the service if a call ends with an endpoint's path, None if it does not."""
+        whole, path = call.path.rstrip("/"), self.path_of(pair)
+        if known(pair[1]).suffix:
+            whole, _, last = whole.rpartition("/")
+            if not last:
+                return None
+        return call.origin + whole.removesuffix(path) if whole.endswith(path) else None
 
-def settled(data: Mapping[Key, list[Call]], services: Services) -> dict[Key, list[Call]]:
-    """The data calls by path; a path that several services have goes to the one at whose address other calls are."""
-    single = {pair: calls for pair, calls in data.items() if len(sharers(pair, services)) == 1}
-    bases: dict[str, Counter[str]] = {}
-    for (app, key), calls in single.items():
-        bases.setdefault(app, Counter()).update(bases_in(calls, services[app]["endpoints"][key], key))
-    result = dict(single)
-    for (app, key), calls in data.items():
-        if (app, key) not in single:
-            path, suffix = services[app]["endpoints"][key], KNOWN.get(key, UNKNOWN).suffix
-            own = [call for call in calls if base_of(call, path, suffix) in bases.get(app, ())]
-            result[app, key] = own or calls
-    return result
+    def bases_at(self, app: str) -> Counter[str]:
+        """The addresses at which paths of a service were called, and how often."""
+        bases = (self.base_of(call, pair) for pair, calls in self.calls.items() if pair[0] == app for call in calls)
+        return Counter(base for base in bases if base is not None)
 
+    # Data
 
-def sharers(pair: Key, services: Services) -> list[str]:
-    """The services that have an endpoint with the same path."""
-    path = services[pair[0]]["endpoints"][pair[1]]
-    return [app for app, service in services.items() if path in service["endpoints"].values()]
+    def add_data_by_path(self) -> None:
+        """The calls at an assumed path; one that several services have goes to that at whose address others are."""
+        data = {pair: calls for pair, calls in self.at_path.items() if pair[1] not in TOKEN_CALLS and calls}
+        owners = Counter(path for path, _ in {(self.path_of(pair), pair[0]) for pair in self.endpoints})
+        shared = [pair for pair in data if owners[self.path_of(pair)] > 1]
+        self.calls.update((pair, calls) for pair, calls in data.items() if pair not in shared)
+        bases = {app: self.bases_at(app) for app in self.services}
+        for pair in shared:
+            own = [call for call in data[pair] if self.base_of(call, pair) in bases[pair[0]]]
+            self.calls[pair] = own or data[pair]
 
+    def add_data_by_shape(self) -> None:
+        """Find those of the known data endpoints that have another path: who has which ids tells them apart."""
+        for key, has_shape in SHAPES.items():
+            pair = next((pair for pair in self.endpoints if pair[1] == key), None)
+            if pair is None:
+                continue
+            if pair not in self.calls:
+                taken = self.used()
+                free = [call for call in self.every if call.seen.good and call not in taken and not is_token_call(call)]
+                self.choose(pair, [call for call in free if has_shape(call) and self.has_needed_id(call, key)])
+            self.note_ids(key, self.calls.get(pair, []))
 
-def bases_in(calls: Iterable[Call], path: str, key: str) -> Iterator[str]:
-    """The addresses at which a path was called."""
-    for call in calls:
-        base = base_of(call, path, KNOWN.get(key, UNKNOWN).suffix)
-        if base is not None:
-            yield base
+    def has_needed_id(self, call: Call, key: str) -> bool:
+        """Whether a call sends an id of what its endpoint needs."""
+        needs, suffix = known(key).needs, known(key).suffix
+        if suffix:
+            return call.parts[-1] in self.ids[needs]
+        return not needs or has_id_of(call, self.ids[needs])
 
-
-# Data by shape: who has which ids tells the calls apart.
-
-
-def add_data_by_shape(found: Recognised, calls: Sequence[Call], services: Services) -> None:
-    """Find those of the known data endpoints that are called by another path."""
-    tests: dict[str, Callable[[Call], bool]] = {
-        "organizations": is_list_of_centres,
-        "search_inclusions": lambda call: is_page(call) and has_id_of(call, centres),
-        "statistics": lambda call: is_counts(call) and has_id_of(call, centres),
-        "surveys": lambda call: is_surveys(call) and has_id_of(call, patients),
-        "record_by_patient": lambda call: is_record(call) and has_id_of(call, patients),
-        "request_by_tube": lambda call: is_record(call) and last_of(call) in tubes,
-    }
-    taken = {id(call) for each in found.calls.values() for call in each}
-    centres, patients, tubes = set[str](), set[str](), set[str]()
-    for key, test in tests.items():
-        app = next((app for app, service in services.items() if key in service["endpoints"]), None)
-        if app is not None and (app, key) not in found.calls:
-            free = [call for call in calls if call.seen.good and id(call) not in taken and not is_token_call(call)]
-            choose(found, (app, key), [call for call in free if test(call)], calls)
-        mine = found.calls.get((app or "", key), [])
-        taken |= {id(call) for call in mine}
+    def note_ids(self, key: str, mine: Sequence[Call]) -> None:
+        """Keep the ids that the answers of an endpoint give; every text of a record may be that of a tube."""
         if key == "organizations":
-            centres |= ids_in(mine, "id")
+            self.ids["organization"] = ids_in(mine, "id")
         elif key == "search_inclusions":
-            patients |= ids_in(mine, "patientId")
+            self.ids["patient"] = ids_in(mine, "patientId")
         elif key == "record_by_patient":
-            tubes |= {text for call in mine for text in texts_in(call.seen.body)} - patients - centres
-    found.ids = {"organization": centres, "patient": patients, "tube": tubes}
+            texts = {text for call in mine for _, text in shape.texts_in(call.seen.body)}
+            self.ids["tube"] = texts - self.ids["patient"] - self.ids["organization"]
 
+    def choose(self, pair: Key, likely: Sequence[Call]) -> None:
+        """Take the path whose ids are used by most other calls; what cannot be decided is told."""
+        paths: dict[tuple[str, str], list[Call]] = {}
+        for call in likely:
+            paths.setdefault((call.method, without_id(call, pair[1])), []).append(call)
+        if not paths:
+            return
+        used = {path: self.uses_of(mine, pair[1]) for path, mine in paths.items()}
+        best = [path for path in paths if used[path] == max(used.values())]
+        unused = pair[1] == "organizations" and not any(used.values())  # any list of names: roles, countries
+        if unused and any(app == pair[0] for app, _ in self.calls):
+            return
+        if unused or len(best) > 1:
+            self.doubts[pair] = [paths[path][0] for path in best]
+        if not unused:
+            self.calls[pair] = paths[best[0]]
 
-def choose(found: Recognised, pair: Key, likely: list[Call], calls: Sequence[Call]) -> None:
-    """Take the path whose ids are used by most other calls; what cannot be decided is told."""
-    paths: dict[tuple[str, str, str], list[Call]] = {}
-    for call in likely:
-        paths.setdefault((call.method, call.origin, template_of(call, pair[1])), []).append(call)
-    if not paths:
-        return
-    used = {path: uses_of(mine, pair[1], calls) for path, mine in paths.items()}
-    best = [path for path in paths if used[path] == max(used.values())]
-    unused = pair[1] == "organizations" and not any(used.values())  # any list of names: roles, countries
-    if unused and any(app == pair[0] for app, _ in found.calls):
-        return
-    if unused or len(best) > 1:
-        found.doubts[pair] = [paths[path][0] for path in best]
-    if not unused:
-        found.calls[pair] = paths[best[0]]
+    def uses_of(self, mine: Sequence[Call], key: str) -> int:
+        """How many other calls send an id that these answers gave."""
+        if key not in ("organizations", "search_inclusions"):
+            return 0
+        ids, own = ids_in(mine, "patientId" if key == "search_inclusions" else "id"), set(mine)
+        return sum(has_id_of(call, ids) for call in self.every if call not in own)
 
+    # Tokens
 
-def template_of(call: Call, key: str) -> str:
-    """The path, without the id at the end of those that have one there."""
-    return call.path.rpartition("/")[0] if KNOWN[key].suffix else call.path
-
-
-def uses_of(mine: Sequence[Call], key: str, calls: Sequence[Call]) -> int:
-    """How many other calls send an id that these answers gave."""
-    ids = ids_in(mine, "patientId" if key == "search_inclusions" else "id")
-    if key not in ("organizations", "search_inclusions"):
-        return 0
-    own = {id(call) for call in mine}
-    return sum(has_id_of(call, ids) for call in calls if id(call) not in own)
-
-
-def ids_in(calls: Iterable[Call], wanted: str) -> set[str]:
-    """The ids of the things in lists that were answered."""
-    items = [item for call in calls for item in items_of(call)]
-    ids = {text_of(item.get(shape.id_name(item, wanted))) for item in items if isinstance(item, dict)}
-    return ids - {""}
-
-
-def items_of(call: Call) -> list[Any]:
-    """The list in an answer, wherever it is."""
-    path = shape.list_in(call.seen.body)
-    value = call.seen.body if path == () else shape.at(call.seen.body, path)
-    return value if isinstance(value, list) and call.seen.good else []
-
-
-def is_list_of_centres(call: Call) -> bool:
-    """Whether an answer is a list whose elements have `id` and `name`."""
-    items = items_of(call)
-    named = [isinstance(item, dict) and shape.id_name(item, "id") is not None and "name" in item for item in items]
-    return bool(items) and all(named) and not is_surveys(call) and paging_of(call) == {}
-
-
-def is_page(call: Call) -> bool:
-    """Whether a call asks for a page, and the answer is a list of things with ids."""
-    items = items_of(call)
-    return bool(paging_of(call)) and all(shape.id_name(item, "patientId") is not None for item in items)
-
-
-def is_counts(call: Call) -> bool:
-    """Whether an answer is an object of numbers."""
-    body = call.seen.body
-    return isinstance(body, dict) and bool(body) and all(type(value) in (int, float) for value in body.values())
-
-
-def is_surveys(call: Call) -> bool:
-    """Whether an answer is a list of things that have answers in them."""
-    items = items_of(call)
-    return bool(items) and all(
-        isinstance(item, dict) and any("answer" in key.lower() for key in item) for item in items
-    )
-
-
-def is_record(call: Call) -> bool:
-    """Whether an answer is an object about one thing."""
-    return isinstance(call.seen.body, dict) and bool(call.seen.body) and not is_counts(call) and not is_surveys(call)
-
-
-def has_id_of(call: Call, ids: set[str]) -> bool:
-    """Whether a call sends one of these ids."""
-    return not ids.isdisjoint(call.parts) or any(value in ids for _, _, value in ids_of(call))
-
-
-def ids_of(call: Call) -> list[tuple[str, str, str]]:
-    """What a call sends that may be an id: where ("query", "body"), under which name, the value."""
-    sent = call.sent if isinstance(call.sent, dict) else {}
-    paging = {name for _, name, _ in paging_of(call).values()}
-    fields = [("query", *pair) for pair in call.query.items()] + [("body", *pair) for pair in sent.items()]
-    every = [(place, name, text_of(value)) for place, name, value in fields]
-    return [(place, name, value) for place, name, value in every if value and name not in paging]
-
-
-def last_of(call: Call) -> str:
-    """The last part of a path."""
-    return call.parts[-1]
-
-
-def texts_in(body: Any) -> Iterator[str]:
-    """All texts in an answer, those of lists too."""
-    waiting = [body]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, str) and node:
-            yield node
-        elif isinstance(node, (dict, list)):
-            waiting += node.values() if isinstance(node, dict) else node
-
-
-def paging_of(call: Call) -> dict[str, tuple[str, str, int]]:
-    """What a call sends to ask for a page: `page`, `limit`, `offset` -> where ("query", "body"), name, number."""
-    sent = call.sent if isinstance(call.sent, dict) else {}
-    found: dict[str, tuple[str, str, int]] = {}
-    kinds = {"page": PAGE_NAMES, "limit": LIMIT_NAMES, "offset": OFFSET_NAMES}
-    for place, fields in (("query", call.query), ("body", sent)):
-        for name, value in fields.items():
-            plain = re.sub("[^a-z]", "", name.lower())
-            for kind, names in kinds.items():
-                if plain in names and re.fullmatch("[0-9]{1,9}", text_of(value)) and shape.is_name(name):
-                    found.setdefault(kind, (place, name, int(text_of(value))))
-    return found
-
-
-# Tokens
-
-
-def is_token_call(call: Call) -> bool:
-    """Whether a call has to do with tokens."""
-    return kind_of(call) is not None
-
-
-def kind_of(call: Call) -> str | None:
-    """Which of the three token calls it is, by its shape."""
-    if not call.seen.good or shape.find_field(call.seen.body, "access_token") is None:
-        return None
-    names = {plain(name) for name in call.sent} if isinstance(call.sent, dict) else set()
-    if any("password" in name or name in ("pwd", "passwd", "motdepasse") for name in names):
-        return "login"
-    if client_id_name(call):
-        return "config_token"
-    return "refresh_token" if any("refresh" in name for name in names) else None
-
-
-def plain(name: str) -> str:
-    """A name of a field, written small and without _ and -."""
-    return re.sub("[_-]", "", name).lower()
-
-
-def client_id_name(call: Call) -> str | None:
-    """The name under which a call sends a client id."""
-    names = call.sent if isinstance(call.sent, dict) else {}
-    wanted = ("clientid", "appid", "applicationid", "client", "audience")
-    return next((name for each in wanted for name in names if plain(name) == each and text_of(names[name])), None)
-
-
-def add_tokens(found: Recognised, calls: Sequence[Call], by_path: Mapping[Key, list[Call]], services: Services) -> None:
-    """Find login, token configurations and refreshes; the latter two are given to the services that they are for."""
-    about = {app: Clues(mine_of(found, app), rough_base(found, app, services)) for app in services}
-    place = {id(call): number for number, call in enumerate(calls)}
-    shapes = {id(call): kind_of(call) for call in calls}
-    for key in TOKEN_KEYS:
-        apps = [app for app in services if key in services[app]["endpoints"] and (app == "IAM") == (key == "login")]
-        at_path = {id(call): call for app in apps for call in by_path[app, key]}
-        shaped = {id(call): call for call in calls if shapes[id(call)] == key}
-        every = at_path if any(call.seen.good for call in at_path.values()) or not shaped else shaped
-        if key != "login":  # one service's may be where it should be, another's elsewhere
-            every = {**at_path, **shaped}
-        weak = []  # calls of another path that nothing but their shape speaks for
-        for call in sorted(every.values(), key=lambda call: place[id(call)]):
-            scores = {app: points(found, call, app, services, about[app]) for app in apps}
-            if id(call) in at_path or any(scores.values()):
-                give(found, call, key, apps, scores)
+    def add_tokens(self) -> None:
+        """Find login, token configurations and refreshes, and give each to the service that it is for."""
+        clues = {app: Clues(self.of(app), self.rough_base(app)) for app in self.services}
+        kinds = {call: kind_of(call) for call in self.every}
+        for key in TOKEN_CALLS:
+            apps = [app for app, each in self.endpoints if each == key and (app == "IAM") == (key == "login")]
+            at_path = {call for app in apps for call in self.at_path[app, key]}
+            shaped = {call for call in self.every if kinds[call] == key}
+            if key == "login":  # one service's others may be where they should be, another's elsewhere
+                candidates = at_path if any(call.seen.good for call in at_path) or not shaped else shaped
             else:
-                weak.append(call)
-        lacking = [app for app in apps if (app, key) not in found.calls]
-        for call in weak if lacking else ():
-            give(found, call, key, lacking, dict.fromkeys(lacking, 0))
+                candidates = at_path | shaped
+            weak = []  # calls of another path that nothing but their shape speaks for
+            for call in (call for call in self.every if call in candidates):
+                scores = {app: self.points(call, app, clues[app]) for app in apps}
+                if call in at_path or any(scores.values()):
+                    self.give(call, key, scores)
+                else:
+                    weak.append(call)
+            lacking = [app for app in apps if (app, key) not in self.calls]
+            for call in weak if lacking else ():
+                self.give(call, key, dict.fromkeys(lacking, 0))
 
+    def give(self, call: Call, key: str, scores: Mapping[str, int]) -> None:
+        """Give a token call to the service that it fits best; to all that it fits equally well, with a doubt."""
+        best = [app for app in scores if scores[app] == max(scores.values())]
+        if len(best) > 1 and any(scores.values()):
+            best = [app for app in best if (app, key) not in self.calls] or best
+        for app in best:
+            self.calls.setdefault((app, key), []).append(call)
+            if token := call.seen.token("refresh_token"):
+                self.refresh_tokens[app].add(token)
+            if len(best) > 1:
+                self.doubts.setdefault((app, key), []).append(call)
 
-def give(found: Recognised, call: Call, key: str, apps: Sequence[str], scores: Mapping[str, int]) -> None:
-    """Give a token call to the service that it fits best; to all that it fits equally well, with a doubt."""
-    best = [app for app in apps if scores[app] == max(scores.values())]
-    if len(best) > 1 and any(scores.values()):
-        best = [app for app in best if (app, key) not in found.calls] or best
-    for app in best:
-        found.calls.setdefault((app, key), []).append(call)
-        if token := token_of(call, "refresh_token"):
-            found.refresh_tokens.setdefault(app, set()).add(token)
-        if len(best) > 1:
-            found.doubts.setdefault((app, key), []).append(call)
+    def points(self, call: Call, app: str, clues: Clues) -> int:
+        """How much speaks for a token call being a service's."""
+        client = text_of(call.fields.get(client_id_name(call)))
+        return (
+            8 * (call.seen.token("access_token") in clues.sent_in_headers)
+            + 8 * any(text_of(value) in self.refresh_tokens[app] for value in call.fields.values())
+            + 4 * bool(client and client == self.services[app].get("app_id"))
+            + 2 * bool(clues.base and clues.base.count("/") > 2 and call.url.startswith(f"{clues.base}/"))
+            + 2 * (app.lower() in re.split("[^a-z]+", client.lower()))
+            + (call.origin in clues.origins)
+        )
+
+    def refused_for_token(self, app: str) -> tuple[Call, Call] | None:
+        """The first data call that was refused, and the same one that went well after a token came."""
+        mine, found = {*self.of(app)}, None
+        good: dict[str, Call] = {}  # what is asked for -> the next good call for it
+        renewed: dict[str, Call] = {}  # the same behind the next token call
+        for call in reversed(self.every):
+            asked = repr((call.method, call.url, call.query, None if call.sent is NO_JSON else call.sent))
+            same = renewed.get(asked)
+            if same and (call in mine or not call.seen.good) and looks_otherwise(call, same):
+                found = call, same
+            if is_token_call(call):
+                renewed = dict(good)
+            if call in mine and call.seen.good:
+                good[asked] = call
+        return found
+
+    def bearer(self) -> tuple[str, str] | None:
+        """The header that carries an access token, and what stands before the token; None if no token is in any."""
+        every = [call for app in self.services if app != "IAM" for call in self.of(app)] + self.token_calls()
+        tokens = {call.seen.token("access_token") for call in every} - {None}
+        for call in every:
+            for name, value in call.headers.items():
+                before, space, last = value.rpartition(" ")
+                if last in tokens and call.seen.body is not NO_JSON:
+                    return name, before + space
+        usual = any(call.headers.get("authorization", "").startswith("Bearer ") for call in every)
+        return ("authorization", "Bearer ") if usual else None
+
+    # Addresses
+
+    def rough_base(self, app: str) -> str | None:
+        """The address of a service as far as its assumed paths tell it."""
+        return next((base for base, _ in self.bases_at(app).most_common(1)), None)
+
+    def find_base(self, app: str) -> None:
+        """The address of a service: in front of the assumed paths, if all its calls are below it, else the host."""
+        calls, rough = self.of(app), self.rough_base(app)
+        if not calls:
+            return
+        [(origin, _)] = Counter(call.origin for call in calls).most_common(1)
+        whole = rough is not None and all(call.url.startswith(f"{rough}/") for call in calls)
+        self.bases[app] = rough if rough and whole else origin
+        if rough and not whole and rough.startswith(f"{origin}/"):
+            self.prefixes[app] = rough.removeprefix(origin)
+
+    def below_base(self, call: Call, pair: Key) -> str | None:
+        """The path of a call as an entry of MICROSERVICES has it; None if it is not below its service's address."""
+        url, base = without_id(call, pair[1]), self.bases[pair[0]]
+        return url.removeprefix(base) if url.startswith(f"{base}/") else None
 
 
 class Clues:
@@ -333,89 +261,110 @@ class Clues:
         self.sent_in_headers = {value.split(" ")[-1] for call in data for value in call.headers.values()}
 
 
-def mine_of(found: Recognised, app: str) -> list[Call]:
-    """All data calls of a service."""
-    return [call for (owner, _), calls in found.calls.items() if owner == app for call in calls]
+def without_id(call: Call, key: str) -> str:
+    """The address, without the id at the end of those that have one there."""
+    return call.url.rpartition("/")[0] if known(key).suffix else call.url
 
 
-def rough_base(found: Recognised, app: str, services: Services) -> str | None:
-    """The address of a service as far as its data calls tell it."""
-    every: Counter[str] = Counter()
-    for (owner, key), calls in found.calls.items():
-        if owner == app and key in services[app]["endpoints"]:
-            every.update(bases_in(calls, services[app]["endpoints"][key], key))
-    return every.most_common(1)[0][0] if every else None
+def ids_in(calls: Iterable[Call], wanted: str) -> set[str]:
+    """The ids of the things in lists that were answered."""
+    return {each for call in calls for each in shape.ids_in(call.seen.rows, wanted)}
 
 
-def points(found: Recognised, call: Call, app: str, services: Services, clues: Clues) -> int:
-    """How much speaks for a token call being a service's."""
-    base, fields = clues.base, call.sent if isinstance(call.sent, dict) else {}
-    client = text_of(fields.get(client_id_name(call)))
-    given = found.refresh_tokens.get(app, set())
-    return (
-        8 * (token_of(call, "access_token") in clues.sent_in_headers)
-        + 8 * any(text_of(value) in given for value in fields.values())
-        + 4 * bool(client and client == services[app].get("app_id"))
-        + 2 * bool(base and base.count("/") > 2 and f"{call.origin}{call.path}".startswith(f"{base}/"))
-        + 2 * (app.lower() in re.split("[^a-z]+", client.lower()))
-        + (call.origin in clues.origins)
+def has_id_of(call: Call, ids: set[str]) -> bool:
+    """Whether a call sends one of these ids."""
+    return not ids.isdisjoint(call.parts) or any(value in ids for _, _, value in ids_of(call))
+
+
+def ids_of(call: Call) -> list[tuple[str, str, str]]:
+    """What a call sends that may be an id: where ("query", "body"), under which name, the value."""
+    paging = {name for _, name, _ in paging_of(call).values()}
+    every = [(place, name, text_of(value)) for place, name, value in sent_by(call)]
+    return [(place, name, value) for place, name, value in every if value and name not in paging]
+
+
+def sent_by(call: Call) -> Iterator[tuple[str, str, Any]]:
+    """What a call sends by name: where ("query", "body"), the name, the value."""
+    yield from (("query", *pair) for pair in call.query.items())
+    yield from (("body", *pair) for pair in call.fields.items())
+
+
+def paging_of(call: Call) -> dict[str, tuple[str, str, int]]:
+    """What a call sends to ask for a page: `page`, `limit`, `offset` -> where ("query", "body"), name, number."""
+    found: dict[str, tuple[str, str, int]] = {}
+    for place, name, value in sent_by(call):
+        kind = next((kind for kind, names in PAGING_NAMES.items() if re.sub("[^a-z]", "", name.lower()) in names), None)
+        if kind and re.fullmatch("[0-9]{1,9}", text_of(value)) and shape.is_name(name):
+            found.setdefault(kind, (place, name, int(text_of(value))))
+    return found
+
+
+# The shape of a call
+
+
+def is_list_of_centres(call: Call) -> bool:
+    """Whether an answer is a list whose elements have `id` and `name`."""
+    rows = call.seen.rows
+    named = [isinstance(row, dict) and shape.id_name(row, "id") is not None and "name" in row for row in rows]
+    return bool(rows) and all(named) and not is_surveys(call) and not paging_of(call)
+
+
+def is_page(call: Call) -> bool:
+    """Whether a call asks for a page, and the answer is a list of things with ids."""
+    return bool(paging_of(call)) and all(shape.id_name(row, "patientId") is not None for row in call.seen.rows)
+
+
+def is_counts(call: Call) -> bool:
+    """Whether an answer is an object of numbers."""
+    body = call.seen.body
+    return isinstance(body, dict) and bool(body) and all(type(value) in (int, float) for value in body.values())
+
+
+def is_surveys(call: Call) -> bool:
+    """Whether an answer is a list of things that have answers in them."""
+    rows = call.seen.rows
+    return bool(rows) and all(isinstance(row, dict) and any("answer" in key.lower() for key in row) for row in rows)
+
+
+def is_record(call: Call) -> bool:
+    """Whether an answer is an object about one thing."""
+    return isinstance(call.seen.body, dict) and bool(call.seen.body) and not is_counts(call) and not is_surveys(call)
+
+
+# In an order in which one gives the ids for the next.
+SHAPES: dict[str, Callable[[Call], bool]] = {
+    "organizations": is_list_of_centres,
+    "search_inclusions": is_page,
+    "statistics": is_counts,
+    "surveys": is_surveys,
+    "record_by_patient": is_record,
+    "request_by_tube": is_record,
+}
+
+
+def is_token_call(call: Call) -> bool:
+    """Whether a call has to do with tokens."""
+    return kind_of(call) is not None
+
+
+def kind_of(call: Call) -> str | None:
+    """Which of the three token calls it is, by its shape."""
+    if not call.seen.good or shape.find_field(call.seen.body, "access_token") is None:
+        return None
+    names = {plain(name) for name in call.fields}
+    if any("password" in name or name in ("pwd", "passwd", "motdepasse") for name in names):
+        return "login"
+    if client_id_name(call):
+        return "config_token"
+    return "refresh_token" if any("refresh" in name for name in names) else None
+
+
+def client_id_name(call: Call) -> str | None:
+    """The name under which a call sends a client id."""
+    sent = call.fields
+    return next(
+        (name for each in CLIENT_ID_NAMES for name in sent if plain(name) == each and text_of(sent[name])), None
     )
-
-
-def token_of(call: Call, name: str) -> str | None:
-    """A token that an answer brings."""
-    value = shape.at(call.seen.body, shape.find_field(call.seen.body, name)) if call.seen.good else None
-    return value if isinstance(value, str) else None
-
-
-# Addresses
-
-
-def bases_of(found: Recognised, services: Services) -> dict[str, str]:
-    """The address of each service: in front of the assumed paths, if all its calls are below it, else the host."""
-    bases = {}
-    for app in services:
-        calls = [call for (owner, _), each in found.calls.items() if owner == app for call in each]
-        if not calls:
-            continue
-        rough = rough_base(found, app, services)
-        at_rough = [call for call in calls if rough and (call.origin + call.path).startswith(f"{rough}/")]
-        [(origin, _)] = Counter(call.origin for call in calls).most_common(1)
-        bases[app] = rough if rough and len(at_rough) == len(calls) else origin
-        if rough and rough.startswith(f"{origin}/") and bases[app] == origin:
-            found.prefixes[app] = rough.removeprefix(origin)
-    return bases
-
-
-def path_of(call: Call, key: str, base: str) -> str | None:
-    """The path of a call below its service's address, as an entry of MICROSERVICES has it; None if it is elsewhere."""
-    url = call.origin + (call.path.rpartition("/")[0] if KNOWN.get(key, UNKNOWN).suffix else call.path)
-    return url.removeprefix(base) if url.startswith(f"{base}/") else None
-
-
-# Tokens that had run out
-
-
-def refused_for_token(found: Recognised, app: str, calls: Sequence[Call]) -> tuple[Call, Call] | None:
-    """A data call that was refused, and the same one that went well after a token came."""
-    tokens = [number for number, call in enumerate(calls) if is_token_call(call)]
-    mine = {id(call) for call in mine_of(found, app)}
-    good: dict[str, list[int]] = {}  # what is asked for -> the numbers of the calls that were answered
-    for number, call in enumerate(calls):
-        if id(call) in mine and call.seen.good:
-            good.setdefault(asked_by(call), []).append(number)
-    for number, call in enumerate(calls):
-        renewed = tokens[bisect_right(tokens, number) :][:1]
-        same = good.get(asked_by(call), []) if renewed and (id(call) in mine or not call.seen.good) else []
-        for later in same[bisect_right(same, renewed[0]) if renewed else 0 :][:1]:
-            if looks_otherwise(call, calls[later]):
-                return call, calls[later]
-    return None
-
-
-def asked_by(call: Call) -> str:
-    """What a call asks for."""
-    return repr((call.method, call.origin, call.path, call.query, None if call.sent is NO_JSON else call.sent))
 
 
 def looks_otherwise(one: Call, other: Call) -> bool:
@@ -426,18 +375,3 @@ def looks_otherwise(one: Call, other: Call) -> bool:
     if type(body) is not type(good):
         return True
     return isinstance(body, dict) and not body.keys() & good.keys()
-
-
-def bearer(calls: Iterable[Call]) -> tuple[str, str] | None:
-    """The header that carries an access token, and what stands before the token; None if no token is in any."""
-    every = list(calls)
-    tokens = {token_of(call, "access_token") for call in every} - {None}
-    for call in every:
-        for name, value in call.headers.items():
-            before, space, last = value.rpartition(" ")
-            if last in tokens and call.seen.body is not NO_JSON:
-                return name, before + space
-    for call in every:
-        if call.headers.get("authorization", "").startswith("Bearer "):
-            return "authorization", "Bearer "
-    return None

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
+from platform_check.assumed import DATA_CALLS, TOKEN_CALLS
 from platform_check.changes import Edit
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-TOKEN_ENDPOINTS = ("login", "config_token", "refresh_token")
+N = TypeVar("N", bound=ast.AST)
 
 
 def imported(path: Path) -> ModuleType:
@@ -48,17 +49,28 @@ UNTIL_EMPTY = '''def get_all_inclusions(organization_id: str) -> list[dict[str, 
 
 
 @dataclass(frozen=True)
-class PageSize:
-    """Where a script says how many inclusions a page is to have; `form` is what stands there, `{}` for the number."""
+class Place:
+    """Where a script relies on something: the line, what is written there ("" if nothing fits), the function around."""
 
-    line: int
-    number: int
-    written: str
-    form: str = "{}"
+    line: int = 1
+    text: str = ""
+    function: Function | None = None
 
-    def to(self, number: int) -> tuple[str, str]:
-        """What to write for another number, and for what."""
-        return self.form.replace("{}", str(number)), self.written
+    def knows(self, *texts: object) -> bool:
+        """Whether the function has all of these as literals."""
+        return set(texts) <= literals(self.function)
+
+
+@dataclass(frozen=True)
+class PageSize(Place):
+    """Where a script says how many inclusions a page is to have."""
+
+    number: int = 1000
+    is_default: bool = False  # of the engine: then `text` is the argument behind which another number can be given
+
+    def to(self, number: int) -> str:
+        """What to write there for another number."""
+        return f"{self.text}, limit={number}" if self.is_default else str(number)
 
 
 class Script:
@@ -73,11 +85,17 @@ class Script:
         subtasks: int = 40,
     ) -> None:
         self.path, self.services, self.max_threads, self.subtasks = path, services, max_threads, subtasks
+        self.apps = sorted(services, key=lambda app: app != "IAM")
         self.source = source
         self.lines = source.split("\n")
         self.tree = ast.parse(source)
         self.functions = [node for node in ast.walk(self.tree) if isinstance(node, Function)]
         self.constants = {function: constants(function) for function in self.functions}
+
+    def data_endpoints(self, app: str) -> list[str]:
+        """The keys of a service's data endpoints, the known ones first."""
+        keys = [key for key in self.services[app]["endpoints"] if key not in TOKEN_CALLS]
+        return sorted(keys, key=lambda key: [*DATA_CALLS, key].index(key))
 
     def text(self, node: ast.AST | None) -> str:
         """A part of the source as it is written; ast.get_source_segment reads all of it for each."""
@@ -88,162 +106,155 @@ class Script:
         part[0] = part[0][node.col_offset :]  # type: ignore[attr-defined]
         return b"\n".join(part).decode("utf-8")
 
-    def place(self, line: int) -> str:
+    def shown(self, line: int) -> str:
         """A line as editors and terminals link to it."""
         return f"{self.path.name}:{line}"
 
-    def constant(self, name: str) -> int:
-        """The line in which a constant is set."""
+    def place(self, node: ast.stmt | ast.expr | ast.keyword, function: Function | None = None) -> Place:
+        """Where a part of the source stands."""
+        return Place(node.lineno, self.text(node), function)
+
+    def constant(self, name: str) -> Place:
+        """Where a constant is set."""
         node = self._assignment(name)
-        return node.lineno if node else 1
+        return self.place(node) if node else Place()
 
-    def setting(self, app: str, key: str) -> int:
-        """The line of a service's entry: app_id, base_url, or an endpoint."""
-        node = self._assignment("MICROSERVICES")
-        for name, value in pairs(node.value if node else None):
-            if name == app:
-                found = (each.lineno for each in constants(value) if each.value == key)
-                return next(found, value.lineno)
-        return node.lineno if node else 1
+    def _assignment(self, name: str) -> ast.Assign | ast.AnnAssign | None:
+        for node in self.tree.body:
+            if any(target == name for target, _ in assigned(node)):
+                return node  # type: ignore[return-value]
+        return None
 
-    def value(self, app: str, *keys: str) -> tuple[int, str]:
-        """The line of a value in a service's entry, and how it is written there; "" if it is no text."""
-        node = self._entry(app, *keys)
-        return (node.lineno, self.text(node)) if isinstance(literal(node), str) else (self.setting(app, keys[-1]), "")
+    def named(self, name: str) -> Function | None:
+        """The function of this name."""
+        return next((function for function in self.functions if function.name == name), None)
 
-    def address(self, app: str) -> tuple[int, str]:
-        """The line of the address of a service that holds if no variable sets another, and how it is written."""
-        node = self._entry(app, "base_url")
-        found = [each for each in constants(node) if "://" in str(each.value)] if node else []
-        return (found[-1].lineno, self.text(found[-1])) if found else (self.setting(app, "base_url"), "")
+    # MICROSERVICES
 
-    def _entry(self, *keys: str) -> ast.expr | None:
-        node = self._assignment("MICROSERVICES")
-        found = node.value if node else None
-        for key in keys:
-            found = next((value for name, value in pairs(found) if name == key), None)
-        return found
+    def entry(self, app: str, key: str) -> Place:
+        """The app_id, base_url or path of an endpoint of a service: a text, or the address if no variable sets it."""
+        services = self._assignment("MICROSERVICES")
+        service = dict(pairs(services.value if services else None)).get(app)
+        for node in ast.walk(service) if service else ():
+            for value in (value for name, value in pairs(node) if name == key):
+                texts = [value] if isinstance(literal(value), str) else constants(value)
+                fitting = [each for each in texts if each is value or "://" in str(each.value)]
+                return self.place(fitting[-1]) if fitting else Place(value.lineno)
+        return Place(service.lineno if service else self.constant("MICROSERVICES").line)
+
+    # Calls of endpoints
+
+    def mention(self, text: str) -> Place:
+        """The first function that has this text as a literal: where that stands, else where MICROSERVICES is."""
+        for function in self.functions:
+            for node in self.constants[function]:
+                if node.value == text:
+                    return self.place(node, function)
+        return Place(self.constant("MICROSERVICES").line)
 
     def method(self, endpoint: str) -> str:
         """The method by which a function calls an endpoint, "" if that cannot be seen."""
-        for function in self.functions:
-            if not decorated(function) or all(each.value != endpoint for each in self.constants[function]):
-                continue
-            for node in ast.walk(function):
-                if isinstance(node, ast.Call) and endpoint in literals(node):
-                    given = [literal(argument) for argument in node.args]
-                    method = next((each for each in given if each in ("GET", "POST", "PUT", "PATCH", "DELETE")), None)
-                    of_client = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-                    if method or of_client in ("get", "post", "put", "patch", "delete"):
-                        return str(method or of_client.upper())
+        calling = (function for function in self.functions if decorated(function) and endpoint in literals(function))
+        for node in (node for function in calling for node in walked(function, ast.Call) if endpoint in literals(node)):
+            of_client = node.func.attr.upper() if isinstance(node.func, ast.Attribute) else ""
+            for method in [*map(literal, node.args), of_client]:
+                if method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+                    return str(method)
         return ""
 
-    def call(self, endpoint: str) -> tuple[int, Function | None]:
-        """The line that calls an endpoint, with its function."""
-        for function in self.functions:
-            for node in self.constants[function]:
-                if node.value == endpoint:
-                    return node.lineno, function
-        return self.constant("MICROSERVICES"), None
+    def answer_of(self, endpoint: str) -> Place:
+        """Where a function has the answer of an endpoint: by call_endpoint or its like, else by .json()."""
+        place = self.mention(endpoint)
+        short = [node for node in walked(place.function, ast.Call) if endpoint in map(literal, node.args)]
+        for node in [*short, *calls(place.function, "json")]:
+            return self.place(node, place.function)
+        return Place(place.line, "", place.function)
 
-    def token_answers(self) -> tuple[int, Function | None, str]:
-        """The line that reads the JSON of a token answer, its function, and what is written there."""
-        in_sessions = [
-            node
-            for parent in ast.walk(self.tree)
-            if isinstance(parent, ast.ClassDef) and parent.name.strip("_") == "Sessions"
-            for node in ast.walk(parent)
-            if isinstance(node, Function)
-        ]
+    def parameter(self, endpoint: str, name: str) -> Place:
+        """Where the call of an endpoint names a parameter."""
+        place = self.mention(endpoint)
+        keys = [key for node in walked(place.function, ast.Dict) for key in node.keys if key and literal(key) == name]
+        return self.place(keys[0], place.function) if keys else Place(place.line)
+
+    def required_id(self, endpoint: str) -> Place | None:
+        """The key under which an answer must name what was asked for, if it must."""
+        function = self.mention(endpoint).function
+        for node in walked(function, ast.Call):
+            if isinstance(node.func, ast.Name) and node.func.id == "require_id" and len(node.args) > 1:
+                return self.place(node.args[1], function)
+        return None
+
+    def plain_get(self, app: str, endpoint: str) -> bool:
+        """Whether some function calls an endpoint by GET and without parameters."""
+        return any(is_plain_get(node, app, endpoint) for node in walked(self.tree, ast.Call))
+
+    # Tokens
+
+    def token_answers(self) -> Place:
+        """Where the JSON of a token answer is read."""
+        sessions = [node for node in walked(self.tree, ast.ClassDef) if node.name.strip("_") == "Sessions"]
+        in_sessions = [node for parent in sessions for node in walked(parent, Function)]
         posting = [each for each in self.functions if calls(each, "post") and not decorated(each)]
         for function in [*in_sessions, *posting]:
             for node in calls(function, "json"):
-                return node.lineno, function, self.text(node)
-        return *self.first("access_token"), "response.json()"
+                return self.place(node, function)
+        return Place(text="response.json()")
 
-    def dead_token(self) -> tuple[int, set[int], str]:
-        """The line that takes a status for a dead token, all such statuses, and the comparison."""
-        _, reader, _ = self.token_answers()
+    def dead_token(self) -> Place:
+        """The comparison that takes a status for a dead token, one that deals with an exception if there is any."""
+        reader = self.token_answers().function
         found = [
-            (not in_handler(function, node), node.lineno, node)
+            (not in_handler(function, node), node.lineno, self.place(node, function))
             for function in self.functions
             if function is not reader
-            for node in ast.walk(function)
-            if isinstance(node, ast.Compare) and 401 in literals(node)
+            for node in walked(function, ast.Compare)
+            if 401 in literals(node)
         ]
-        if not found:
-            return 1, {401}, "== 401"
-        node = min(found, key=lambda row: row[:2])[2]
-        return node.lineno, {number for number in literals(node) if type(number) is int}, self.text(node)
+        return min(found, key=lambda row: row[:2])[2] if found else Place(text="== 401")
 
-    def error_raising(self) -> tuple[int, Function | None, str]:
-        """The line at which an answer that is an error is raised as one."""
-        _, reader, _ = self.token_answers()
+    def error_raising(self) -> Place:
+        """Where an answer that is an error is raised as one."""
+        reader = self.token_answers().function
         for function in self.functions:
             if function is not reader and "Authorization" in literals(function):
                 for node in calls(function, "raise_for_status"):
-                    return node.lineno, function, self.text(node)
-        return 1, None, ""
+                    return self.place(node, function)
+        return Place()
 
-    def list_of(self, endpoint: str) -> tuple[int, Function | None, str]:
-        """The line that expects an endpoint's answer to be a list, and what is written there."""
-        line, function = self.call(endpoint)
-        found = [node for node in ast.walk(function) if isinstance(node, ast.Call)] if function else []
-        asking = [node for node in found if any(isinstance(each, ast.Name) and each.id == "list" for each in node.args)]
-        for node in [*asking, *(calls(function, "json") if function else ())]:
-            return node.lineno, function, self.text(node)
-        return line, function, ""
+    # Pages
 
-    def answer_of(self, endpoint: str) -> tuple[int, Function | None, str]:
-        """The line on which a function has the JSON of an endpoint, the function, and what is written there."""
-        line, function = self.call(endpoint)
-        found = [node for node in ast.walk(function) if isinstance(node, ast.Call)] if function else []
-        short = [node for node in found if isinstance(node.func, ast.Name) and node.func.id == "call_endpoint"]
-        for node in [*short, *(calls(function, "json") if function else ())]:
-            return node.lineno, function, self.text(node)
-        return line, function, ""
+    def key_of_rows(self) -> Place:
+        """The argument by which get_all_inclusions tells inclusions apart."""
+        keys = keywords(self.named("get_all_inclusions"), "key")
+        return self.place(keys[0]) if keys else Place()
 
-    def key_of_rows(self) -> tuple[int, str, str]:
-        """The line on which get_all_inclusions says by what it tells inclusions apart, the name, how it is written."""
-        for function in self.functions:
-            if function.name == "get_all_inclusions":
-                for each in keywords(function, "key"):
-                    return each.lineno, str(literal(each.value)), self.text(each)
-        return 1, "patientId", ""
-
-    def page(self) -> tuple[int, int, str]:
-        """The line that sends the number of a page, the number of the first one, and what is written for it."""
-        for node in ast.walk(self.tree):
-            for name, value in pairs(node):
-                if name == "page":
-                    shift = value.right if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Sub) else None
-                    moved = literal(shift) if shift else 0
-                    return value.lineno, 1 - moved if isinstance(moved, int) else 1, f'"page": {self.text(value)}'
-        return self.first("page")[0], 1, ""
+    def page(self) -> Place:
+        """Where the number of a page is sent."""
+        for value in (value for node in walked(self.tree, ast.Dict) for name, value in pairs(node) if name == "page"):
+            return Place(value.lineno, f'"page": {self.text(value)}')
+        return Place(self.mention("page").line)
 
     def page_size(self) -> PageSize:
-        """Where the script says how many inclusions a page is to have; for a default, what takes its place."""
-        own = [function for function in self.functions if function.name == "get_all_inclusions"]
-        for function in [*own, *self.pagers()]:
+        """Where the number of inclusions on a page stands: in get_all_inclusions, or in what that calls."""
+        own = self.named("get_all_inclusions")
+        for function in self.pagers():
             for node in ast.walk(function):
                 name = node.id if isinstance(node, ast.Name) else ""
-                assigned = self._assignment(name) if name.isupper() else None
-                place = assigned.value if assigned else node
+                setting = self._assignment(name) if name.isupper() else None
+                place = setting.value if setting else node
                 number = literal(place)
                 if not isinstance(place, ast.Constant) or type(number) is not int or number < 10:
                     continue
-                key = next((each for part in own for each in keywords(part, "key")), None)
-                if function in own or assigned or key is None:
-                    return PageSize(place.lineno, number, self.text(place))
-                return PageSize(key.lineno, number, self.text(key), f"{self.text(key)}, limit={{}}")
-        return PageSize(self.call("search_inclusions")[0], 1000, "")
+                keys = [] if setting or function is own else keywords(own, "key")
+                where = keys[0] if keys else place
+                return PageSize(where.lineno, self.text(where), number=number, is_default=bool(keys))
+        return PageSize(self.mention("search_inclusions").line)
 
     def until_empty(self, size: int = 0) -> str | Edit:
         """The code of a get_all_inclusions that trusts in no `total`, and what it takes the place of."""
         words = "write get_all_inclusions anew: ask for page after page until one is empty, and leave total alone"
-        named = {function.name: function for function in self.functions}
-        own = named.get("get_all_inclusions")
-        if own is None or "search_inclusions" not in named:
+        own = self.named("get_all_inclusions")
+        if own is None or self.named("search_inclusions") is None:
             return words
         [key, *_] = [*(literal(each.value) for each in keywords(own, "key")), "patientId"]
         error = "WrongValue" if re.search(r"(?m)^class WrongValue\b", self.source) else "ValueError"
@@ -257,48 +268,11 @@ class Script:
 
     def pagers(self) -> list[Function]:
         """get_all_inclusions and the functions that it calls, which ask for all pages; without it, what has a total."""
-        own = [function for function in self.functions if function.name == "get_all_inclusions"]
-        if not own:
+        own = self.named("get_all_inclusions")
+        if own is None:
             return [function for function in self.functions if "total" in literals(function)]
-        named = {node.id for function in own for node in ast.walk(function) if isinstance(node, ast.Name)}
-        return [*own, *(function for function in self.functions if function.name in named)]
-
-    def parameter(self, endpoint: str, name: str) -> tuple[int, str]:
-        """The line on which the call of an endpoint names a parameter, and how it is written; "" if it is not found."""
-        line, function = self.call(endpoint)
-        for node in ast.walk(function) if function else ():
-            for key in node.keys if isinstance(node, ast.Dict) else ():
-                if literal(key) == name and key:
-                    return key.lineno, self.text(key)
-        return line, ""
-
-    def required_id(self, endpoint: str) -> tuple[int, str, str] | None:
-        """The line on which an answer must name what was asked for, under which key, and how that is written."""
-        _, function = self.call(endpoint)
-        for node in ast.walk(function) if function else ():
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "require_id":
-                for key in node.args[1:2]:
-                    return key.lineno, str(literal(key)), self.text(key)
-        return None
-
-    def plain_get(self, app: str, endpoint: str) -> bool:
-        """Whether some function calls an endpoint by GET and without parameters."""
-        return any(is_plain_get(node, app, endpoint) for node in ast.walk(self.tree) if isinstance(node, ast.Call))
-
-    def first(self, text: str) -> tuple[int, Function | None]:
-        """The first function that has this text as a literal, with its line."""
-        for function in self.functions:
-            for node in self.constants[function]:
-                if node.value == text:
-                    return node.lineno, function
-        return 1, None
-
-    def _assignment(self, name: str) -> ast.Assign | ast.AnnAssign | None:
-        for node in self.tree.body:
-            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-            if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-                return node  # type: ignore[return-value]
-        return None
+        called = {node.id for node in walked(own, ast.Name)}
+        return [own, *(function for function in self.functions if function.name in called)]
 
 
 def read(path: Path) -> Script:
@@ -342,9 +316,14 @@ def evaluated(node: ast.AST | None) -> Any:
     return None
 
 
-def keywords(node: ast.AST, name: str) -> list[ast.keyword]:
+def walked(node: ast.AST | None, kind: type[N] | tuple[type[N], ...]) -> list[N]:
+    """All nodes of a kind in a part of the source."""
+    return [each for each in ast.walk(node) if isinstance(each, kind)] if node else []
+
+
+def keywords(node: ast.AST | None, name: str) -> list[ast.keyword]:
     """All keyword arguments of this name in a part of the source."""
-    return [each for each in ast.walk(node) if isinstance(each, ast.keyword) and each.arg == name]
+    return [each for each in walked(node, ast.keyword) if each.arg == name]
 
 
 def literal(node: ast.AST | None) -> Any:
@@ -354,8 +333,7 @@ def literal(node: ast.AST | None) -> Any:
 
 def constants(node: ast.AST) -> list[ast.Constant]:
     """All literals in a part of the source, as nodes, from the top down."""
-    found = [each for each in ast.walk(node) if isinstance(each, ast.Constant)]
-    return sorted(found, key=lambda each: (each.lineno, each.col_offset))
+    return sorted(walked(node, ast.Constant), key=lambda each: (each.lineno, each.col_offset))
 
 
 def literals(node: ast.AST | None) -> set[Any]:
@@ -370,9 +348,9 @@ def pairs(node: ast.AST | None) -> Iterator[tuple[Any, ast.expr]]:
             yield literal(key), value
 
 
-def calls(node: ast.AST, method: str) -> list[ast.Call]:
+def calls(node: ast.AST | None, method: str) -> list[ast.Call]:
     """All calls of a method of this name in a part of the source."""
-    found = [each for each in ast.walk(node) if isinstance(each, ast.Call)]
+    found = walked(node, ast.Call)
     return [each for each in found if isinstance(each.func, ast.Attribute) and each.func.attr == method]
 
 
@@ -383,8 +361,7 @@ def decorated(function: Function) -> bool:
 
 def in_handler(function: Function, node: ast.AST) -> bool:
     """Whether a node stands where a function deals with an exception."""
-    handlers = [each for each in ast.walk(function) if isinstance(each, ast.ExceptHandler)]
-    return any(node is each for handler in handlers for each in ast.walk(handler))
+    return any(node in ast.walk(handler) for handler in walked(function, ast.ExceptHandler))
 
 
 def is_plain_get(node: ast.Call, app: str, endpoint: str) -> bool:

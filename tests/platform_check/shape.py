@@ -53,12 +53,37 @@ class Seen:
         return 200 <= self.status < 300 and self.body is not NO_JSON
 
     @property
+    def rows(self) -> list[Any]:
+        """The list in a good answer, wherever it is."""
+        path = list_in(self.body)
+        return at(self.body, *path) if self.good and path is not None else []
+
+    def token(self, name: str) -> str | None:
+        """The token that a good answer brings, whatever it calls it."""
+        path = find_field(self.body, name) if self.good else None
+        value = at(self.body, *path) if path else None
+        return value if isinstance(value, str) else None
+
+    @property
     def leads_to(self) -> str:
         """Where a redirect leads, "" if it is none."""
         return shown_address(self.headers.get("location", "")) if self.status // 100 == 3 else ""
 
     def __str__(self) -> str:
         return self.failure or f"HTTP {self.status}"
+
+
+def parsed(text: str | bytes) -> Any:
+    """JSON, or the mark that it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return NO_JSON
+
+
+def text_of(value: Any) -> str:
+    """A text or a number as it goes into an address; "" for anything else."""
+    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
 
 
 def is_web_page(body: bytes, content_type: str) -> bool:
@@ -119,9 +144,9 @@ def is_map(value: dict[str, Any]) -> bool:
     return bool(others) and isinstance(first, dict) and all(isinstance(each, dict) for each in others)
 
 
-def at(value: Any, path: Path | None) -> Any:
+def at(value: Any, *path: str) -> Any:
     """What lies at a path, None if nothing does."""
-    for key in path if path is not None else (None,):
+    for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
@@ -152,8 +177,12 @@ def is_name(key: object) -> bool:
 
 def alias_of(key: str) -> str | None:
     """What a field of this name may hold."""
-    plain = re.sub("[_-]", "", key).lower()
-    return next((wanted for wanted, others in OTHER_NAMES.items() if plain in others and is_name(key)), None)
+    return next((wanted for wanted, others in OTHER_NAMES.items() if plain(key) in others and is_name(key)), None)
+
+
+def plain(name: str) -> str:
+    """A name of a field, written small and without _ and -."""
+    return re.sub("[_-]", "", name).lower()
 
 
 def is_usable(value: Any, wanted: str) -> bool:
@@ -184,24 +213,28 @@ def id_name(item: Any, wanted: str) -> str | None:
     return wanted if wanted in item else next(iter(likely), None)
 
 
+def ids_in(rows: Iterable[Any], wanted: str) -> list[str]:
+    """The ids of the things in a list, as they go into a call."""
+    ids = [text_of(item.get(id_name(item, wanted))) for item in rows if isinstance(item, dict)]
+    return [each for each in ids if each]
+
+
 def find_tube(value: Any) -> str | None:
     """The id of some sample tube, anywhere in a record."""
-    for key, child in walk(value):
-        if "tube" in key.lower() and isinstance(child, str) and child:
-            return child
-    return None
+    return next((text for key, text in texts_in(value) if "tube" in key.lower()), None)
 
 
-def walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Each key of nested JSON with its value; without recursion, as it may be deep."""
-    waiting = [value]
+def texts_in(value: Any) -> Iterator[tuple[str, str]]:
+    """All texts in JSON, each with its key, "" in a list; without recursion, as it may be deep."""
+    waiting = [("", value)]
     while waiting:
-        node = waiting.pop()
-        if isinstance(node, dict):
-            yield from node.items()
-            waiting += node.values()
+        key, node = waiting.pop()
+        if isinstance(node, str) and node:
+            yield key, node
+        elif isinstance(node, dict):
+            waiting += reversed(node.items())
         elif isinstance(node, list):
-            waiting += node
+            waiting += (("", child) for child in reversed(node))
 
 
 def jwt_lifetime(token: str, now: float) -> float | None:

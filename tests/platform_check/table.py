@@ -24,7 +24,7 @@ def changes(findings: Sequence[Finding], script: Script) -> list[str]:
     """What to do about the differences, each thing once, by line of the script; what is not in the script last."""
     todo: dict[tuple[int, str | Edit], list[Finding]] = {}
     for finding in findings:
-        for change, line in finding.changes:
+        for change, line in finding.steps:
             todo.setdefault((line, change), []).append(finding)
     lines = []
     for (line, change), same in sorted(todo.items(), key=lambda item: (not item[0][0], item[0][0])):
@@ -60,7 +60,7 @@ def exports(variables: Mapping[str, str], windows: bool) -> list[str]:
 def left_to_you(steps: Sequence[tuple[str | Edit, int]], script: Script) -> list[str]:
     """What no machine has changed."""
     open_ones = [(str(change), line) for change, line in steps if not str(change).startswith("nothing to change")]
-    places = [f"{script.place(line)}  {change}" if line else change for change, line in open_ones]
+    places = [f"{script.shown(line)}  {change}" if line else change for change, line in open_ones]
     return ["Left to you:", *(f"  {place}" for place in places)] if places else []
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from platform_check import judgements, probing, shape
 from platform_check.changes import Edit, changed
 from platform_check.judgements import DIFFERS, OK, Pages
 from platform_check.probing import Prober
-from platform_check.script import Script
+from platform_check.script import Place, Script
 from platform_check.shape import Seen
 
 # The engine in another layout: a class for sessions, a constant for the size of a page, another comparison.
@@ -123,18 +123,77 @@ def test_a_cookie_of_one_answer_is_not_sent_with_the_next_call() -> None:
     assert ["cookie" in request.headers for request in sent] == [False, False]
 
 
-def test_lines_are_found_in_another_layout_of_the_engine(other: Script) -> None:
-    named = {
-        "response.json()": other.token_answers()[0],
-        "status_code != 401": other.dead_token()[0],
-        "raise_for_status": other.error_raising()[0],
-        '"organizations", list': other.list_of("organizations")[0],
-        '"page": page': other.page()[0],
-        "PAGE_SIZE = 500": other.page_size().line,
-        "def get_all_inclusions": other.total()[0],
+def found_in(script: Script) -> dict[str, Place]:
+    """All places that the check looks for."""
+    return {
+        "a token answer": script.token_answers(),
+        "a dead token": script.dead_token(),
+        "an error": script.error_raising(),
+        "a list": script.answer_of("organizations"),
+        "a page": script.answer_of("search_inclusions"),
+        "the number of a page": script.page(),
+        "the size of a page": script.page_size(),
+        "a parameter": script.parameter("record_by_patient", "patient"),
+        "the id of a record": script.required_id("record_by_patient") or Place(),
+        "the id of a row": script.key_of_rows(),
+        "the size of the main pool": script.constant("MAX_THREADS"),
+        "the size of the other pool": script.constant("SUBTASKS_POOL_SIZE"),
+        "an address": script.entry("RC", "base_url"),
+        "a client": script.entry("RC", "app_id"),
+        "a path": script.entry("RC", "organizations"),
     }
-    assert {text: text in other.lines[line - 1] for text, line in named.items()} == dict.fromkeys(named, True)
-    assert "read" in OTHER_VERSION.splitlines()[other.token_answers()[0] - 2]
+
+
+# What stands at each place of the template: a place that is not found any more is no place where --apply can write.
+IN_TEMPLATE = {
+    "a token answer": r"response\.json\(\)",
+    "a dead token": r"_status_of\(error\) != 401",
+    "an error": r"response\.raise_for_status\(\)",
+    "a list": r'call_endpoint\("RC", "GET", "organizations", list\)',
+    "a page": r'call_endpoint\("RC", "POST", "search_inclusions", dict, .*\)',
+    "the number of a page": '"page": page',
+    "the size of a page": 'key="patientId"',
+    "a parameter": '"patient"',
+    "the id of a record": '"patientId"',
+    "the id of a row": 'key="patientId"',
+    "the size of the main pool": "MAX_THREADS = 20",
+    "the size of the other pool": "SUBTASKS_POOL_SIZE = 40",
+    "an address": '"https://rc.endobest.example"',
+    "a client": '"endobest-rc"',
+    "a path": '"/api/inclusions/getAllOrganizations"',
+}
+IN_OTHER_VERSION = {
+    "a token answer": r"response\.json\(\)",
+    "a dead token": r"error\.response\.status_code != 401",
+    "an error": r"response\.raise_for_status\(\)",
+    "a list": r'call_endpoint\("RC", "GET", "organizations", list\)',
+    "a page": r'call_endpoint\("RC", "POST", "search_inclusions", dict, .*\)',
+    "the number of a page": '"page": page',
+    "the size of a page": "500",
+}
+
+
+@pytest.mark.parametrize("kind", IN_TEMPLATE)
+def test_each_place_where_something_can_be_written_is_found_in_the_template(kind: str, script: Script) -> None:
+    place = found_in(script)[kind]
+    assert re.fullmatch(IN_TEMPLATE[kind], place.text)
+    assert place.text in script.lines[place.line - 1]
+
+
+@pytest.mark.parametrize("kind", IN_OTHER_VERSION)
+def test_places_are_found_in_another_layout_of_the_engine(kind: str, other: Script) -> None:
+    place = found_in(other)[kind]
+    assert re.fullmatch(IN_OTHER_VERSION[kind], place.text)
+    assert place.text in other.lines[place.line - 1]
+
+
+def test_all_places_have_their_test(script: Script) -> None:
+    assert found_in(script).keys() == IN_TEMPLATE.keys()
+
+
+def test_the_reader_of_tokens_is_told_from_other_readers(other: Script) -> None:
+    assert "def read" in other.lines[other.token_answers().line - 2]
+    assert "def get_all_inclusions" in other.lines[other.total()[0] - 1]
 
 
 @pytest.mark.parametrize(
@@ -149,20 +208,17 @@ def test_what_to_write_keeps_the_form_of_the_comparison(compared: str, new: str)
     text = OTHER_VERSION.replace("error.response.status_code != 401", compared)
     other = Script(Path("other.py"), text, {})
     finding = judgements.wrong_token("RC", answered({"message": "no"}, 403), answered([]), other)
-    assert str(finding.change) == f"write `{new}` for `{compared}`"
-
-
-def test_the_line_about_a_dead_token_is_found_in_the_template(script: Script) -> None:
-    finding = judgements.wrong_token("RC", answered({"message": "no"}, 403), answered([]), script)
-    assert " not in (401, 403)` for `" in str(finding.change)
-    assert " != 401" in script.lines[finding.line - 1]
+    assert str(finding.steps[0][0]) == f"write `{new}` for `{compared}`"
 
 
 def test_the_size_of_a_page_is_the_one_that_get_all_inclusions_asks_for_else_the_default(script: Script) -> None:
     given = script.source.replace('key="patientId")', 'key="patientId", limit=50)')
     sizes = [Script(TEMPLATE, text, {}).page_size() for text in (script.source, given)]
     assert [size.number for size in sizes] == [1000, 50]
-    assert [size.to(10) for size in sizes] == [('key="patientId", limit=10', 'key="patientId"'), ("10", "50")]
+    assert [(size.text, size.to(10)) for size in sizes] == [
+        ('key="patientId"', 'key="patientId", limit=10'),
+        ("50", "10"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -247,11 +303,13 @@ def test_a_centre_with_one_inclusion_tells_nothing_about_pages(script: Script) -
 def test_a_page_whose_list_or_ids_have_other_names_is_told(script: Script) -> None:
     asked = 'call_endpoint("RC", "POST", "search_inclusions", dict, params=params, json=body)'
     [nested] = judgements.page_fields(answered({"result": {"rows": [{"patientId": "p"}]}, "total": 1}), script)
-    assert str(nested.change).startswith(f'write `{{**(answer := {asked}), "data": answer["result"]["rows"]}}` for')
+    assert str(nested.steps[0][0]).startswith(
+        f'write `{{**(answer := {asked}), "data": answer["result"]["rows"]}}` for'
+    )
     [bare] = judgements.page_fields(answered([{"patientId": "p"}]), script)
-    assert str(bare.change).startswith(f'write `{{"data": {asked.replace("dict", "list")}}}` for')
+    assert str(bare.steps[0][0]).startswith(f'write `{{"data": {asked.replace("dict", "list")}}}` for')
     [renamed] = judgements.page_fields(answered({"data": [{"patient_id": "p"}], "total": 1}), script)
-    assert [str(change) for change, _ in renamed.changes] == [
+    assert [str(change) for change, _ in renamed.steps] == [
         'write `key="patient_id"` for `key="patientId"`',
         "read patient_id for patientId in your main()",
     ]
@@ -259,8 +317,9 @@ def test_a_page_whose_list_or_ids_have_other_names_is_told(script: Script) -> No
 
 def test_data_given_to_a_wrong_token_are_a_case_for_the_operator(script: Script) -> None:
     finding = judgements.wrong_token("RC", answered([{"id": "1"}]), answered([{"id": "1"}]), script)
-    assert (finding.verdict, finding.line) == (DIFFERS, 0)
-    assert "operator" in finding.change
+    [(change, line)] = finding.steps
+    assert (finding.verdict, line) == (DIFFERS, 0)
+    assert "operator" in str(change)
 
 
 def test_connections_that_are_not_kept_are_told() -> None:
@@ -284,7 +343,7 @@ def threads_of(main: int, subtasks: int) -> Script:
 
 def test_fewer_threads_are_asked_for_if_both_pools_together_have_more_than_the_limit_allows() -> None:
     finding = judgements.rate_limit(limited_to(600, 60, 1.5), 0, threads_of(10, 20))
-    assert [(str(change), line) for change, line in finding.changes] == [
+    assert [(str(change), line) for change, line in finding.steps] == [
         ("write `MAX_THREADS = 5` for `MAX_THREADS = 10`", 1),
         ("write `SUBTASKS_POOL_SIZE = 10` for `SUBTASKS_POOL_SIZE = 20`", 2),
     ]
@@ -295,9 +354,7 @@ def test_fewer_threads_are_asked_for_if_both_pools_together_have_more_than_the_l
 def test_what_is_told_of_threads_is_enough(calls: int, window: int, seconds: float, main: int, subtasks: int) -> None:
     seen, script = limited_to(calls, window, seconds), threads_of(main, subtasks)
     finding = judgements.rate_limit(seen, 0, script)
-    text, left = changed(
-        script.source, ((change, line) for change, line in finding.changes if isinstance(change, Edit))
-    )
+    text, left = changed(script.source, ((change, line) for change, line in finding.steps if isinstance(change, Edit)))
     numbers = [int(line.split(" = ")[1]) for line in text.splitlines()]
     assert not left
     assert judgements.rate_limit(seen, 0, threads_of(*numbers)).verdict == OK
@@ -310,7 +367,4 @@ def test_no_function_calls_an_endpoint_by_itself_if_it_has_parameters() -> None:
 
 
 def test_every_line_that_is_named_exists_even_in_an_empty_script() -> None:
-    empty = Script(Path("empty.py"), "", {})
-    assert isinstance(empty.tree, ast.Module)
-    lines = [empty.token_answers(), empty.dead_token(), empty.error_raising(), empty.page()]
-    assert [*(each[0] for each in lines), empty.page_size().line] == [1] * 5
+    assert {place.line for place in found_in(Script(Path("empty.py"), "", {})).values()} == {1}

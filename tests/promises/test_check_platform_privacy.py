@@ -126,7 +126,7 @@ def said(script: Script, answer: Callable[[httpx.Request], httpx.Response]) -> t
         contextlib.redirect_stderr(output),
         httpx.Client(transport=httpx.MockTransport(answer)) as client,
     ):
-        code = check_platform.reported(script, USER, PASSWORD, client, sleep=lambda seconds: None)
+        code = check_platform.told_by_calls(script, USER, PASSWORD, client, sleep=lambda seconds: None)
     return code, output.getvalue() + Path("eb_script_template.platform.txt").read_text(encoding="utf-8")
 
 

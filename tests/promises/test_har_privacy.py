@@ -142,7 +142,7 @@ def said(script: Script, recording: Path) -> str:
     output = io.StringIO()
     calls, passed = har.read(recording)
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-        check_platform.told(script, recording, Observation(script, calls), passed, apply=False)
+        check_platform.told_by_recording(recording, Observation(script, calls), passed, apply=False)
     return output.getvalue() + Path("eb_script_template.platform.txt").read_text(encoding="utf-8")
 
 
