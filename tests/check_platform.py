@@ -30,6 +30,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from environment import TESTS, environment_python, missing_package, stop
+from script_file import Refused
 
 if TYPE_CHECKING:
     from platform_check.httpx_in_use import httpx
@@ -105,8 +106,8 @@ def by_recording(recording: Path, path: Path, apply: bool) -> int:
     script = written(path)
     try:
         calls, passed = har.read(recording)
-    except har.Unreadable as problem:
-        stop(f"{recording.name} {problem}")
+    except Refused as reason:
+        stop(f"{recording.name} {reason}")
     except OSError as error:
         stop(f"{recording.name} cannot be read: {error.strerror}")
     observation = Observation(script, calls)
@@ -169,8 +170,8 @@ def apply_to(script: Script, findings: Sequence[Finding]) -> None:
     if edits:
         try:
             kept, left = changes.apply(script.path, edits)
-        except changes.Unchangeable as problem:
-            stop(str(problem))
+        except Refused as reason:
+            stop(f"{script.path.name} {reason}")
         made = len(edits) - len(left)
         places = "1 place" if made == 1 else f"{made} places"
         said = f"Changed {script.path.name} in {places}, as said above; as it was: {kept.name}"

@@ -11,23 +11,19 @@ Exit code: 0 done, or nothing to do; 2 the script cannot be upgraded, and nothin
 from __future__ import annotations
 
 import difflib
-import itertools
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from environment import TESTS, stop
+from script_file import Refused, ScriptFile, all_or_nothing, free, read
 from upgrading.additions import lacking_constants, lacking_endpoints, lacking_imports, with_pins
 from upgrading.names import names_to_look_at
-from upgrading.script import VERSION, Edit, Refused, Script, dotted
+from upgrading.script import VERSION, Edit, Script, dotted
 from upgrading.shipped import NAME, block_of, is_shipped, outdated, plain, stay_as_they_are
 
 
@@ -42,18 +38,17 @@ def main() -> int:
         return 0
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         stop("name one script: python3 tests/upgrade.py my_script.py")
-    path, template = Path(sys.argv[1]), Script(text_of(TESTS.parent / NAME)[0])
+    path = Path(sys.argv[1])
     try:
-        upgrade(path, template)
+        upgrade(read(path), Script(read(TESTS.parent / NAME).text))
     except Refused as reason:
         stop(f"{path.name or path} {reason}")
     return 0
 
 
-def upgrade(path: Path, template: Script) -> None:
+def upgrade(file: ScriptFile, template: Script) -> None:
     """Upgrade a copy, and say what was done."""
-    text, mark, line_end = text_of(path)
-    copy, present = Script(text), dotted(template.version)
+    name, copy, present = file.path.name, Script(file.text), dotted(template.version)
     if copy.version > template.version:
         fix = "get the newest template first"
         raise Refused(f"is from template {dotted(copy.version)}, newer than this one ({present}): {fix}")
@@ -62,19 +57,19 @@ def upgrade(path: Path, template: Script) -> None:
     imports = dict(lacking_imports(mended, template))
     new = mended.edited(imports.values())
     to_look_at = list(notes(copy, new, template))
-    if new.text == text:
-        print(f"{path.name} has all that template {present} has: nothing to do")
+    if new.text == file.text:
+        print(f"{name} has all that template {present} has: nothing to do")
         print_list("To look at", to_look_at)
         return
     changes = engine_diff(copy, template)
-    kept, diff = write(path.resolve(), mark + new.text.replace("\n", line_end), copy, changes)
+    kept, diff = write(file, new.text, dotted(copy.version), changes)
     base = changes.partition("\n")[0].removeprefix("--- ")
     edited = [f"the engine had been edited: {diff} shows how it differs from {base}"] if diff else []
-    print(f"{path.name}: upgraded from template {dotted(copy.version)} to {present}; the script as it was: {kept}")
+    print(f"{name}: upgraded from template {dotted(copy.version)} to {present}; the script as it was: {kept}")
     print_list("Replaced", replaced)
     print_list("Added", [*imports, *added])
     print_list("To look at", [*edited, *to_look_at])
-    print(f"Try it: python3 {shlex.quote((TESTS / 'sandbox.py').as_posix())} {shlex.quote(str(path))}")
+    print(f"Try it: python3 {shlex.quote((TESTS / 'sandbox.py').as_posix())} {shlex.quote(str(file.path))}")
 
 
 def print_list(title: str, items: Iterable[str]) -> None:
@@ -142,48 +137,16 @@ def history(version: tuple[int, ...]) -> Script | None:
         return None
 
 
-def text_of(path: Path) -> tuple[str, str, str]:
-    """The text of a file with Unix line ends, its byte order mark if it has one, and its line end."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise Refused(f"cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise Refused(f"is not UTF-8, see line {line}: save it as UTF-8 first") from error
-    mark, line_end = "\ufeff" * text.startswith("\ufeff"), "\r\n" if "\r\n" in text else "\n"
-    text = text.removeprefix(mark)
-    if "\r" in text.replace("\r\n", "") or (line_end == "\r\n" and "\n" in text.replace("\r\n", "")):
-        raise Refused("has line ends of more than one kind: save it with those of Unix or of Windows first")
-    return text.replace("\r\n", "\n"), mark, line_end
-
-
-def write(path: Path, new: str, copy: Script, diff: str) -> tuple[str, str]:
+def write(file: ScriptFile, new: str, version: str, diff: str) -> tuple[str, str]:
     """Write the copy, beside it the one that it was, and a diff if there is one; their names. All, or nothing."""
-    beside = f"{path.stem}.{dotted(copy.version)}"
+    path = file.path.resolve()
+    beside = f"{path.stem}.{version}"
     kept, differs = free(path.with_name(beside + path.suffix)), free(path.with_name(f"{beside}.engine.diff"))
-    try:
-        with path.open("r+b"):  # a file that must not be written is not replaced either
-            shutil.copy2(path, kept)
+    with all_or_nothing(kept, differs):
         if diff:
             differs.write_text(diff, encoding="utf-8")
-        with tempfile.TemporaryDirectory(dir=path.parent) as apart:
-            whole = Path(apart, path.name)
-            whole.write_bytes(new.encode("utf-8"))
-            shutil.copymode(path, whole)
-            whole.replace(path)  # at once: a full disk leaves the old one
-    except OSError as error:
-        for each in (kept, differs):
-            with suppress(OSError):
-                each.unlink()
-        raise Refused(f"cannot be written in {path.parent}: {error.strerror}") from error
+        file.replace(new, kept)
     return kept.name, differs.name if diff else ""
-
-
-def free(path: Path) -> Path:
-    """A name that no file has yet: `path`, or this with a number."""
-    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
-    return next(each for each in itertools.chain([path], names) if not os.path.lexists(each))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
-import codecs
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import script_file
+from script_file import Refused
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,6 @@ class Edit:
 
     def __str__(self) -> str:
         return self.words or f"write `{self.new}` {'above' if self.above else 'for'} `{self.old}`"
-
-
-class Unchangeable(Exception):
-    """Why nothing was written."""
 
 
 def changed(source: str, steps: Iterable[tuple[Edit, int]]) -> tuple[str, list[tuple[Edit, int]]]:
@@ -63,40 +60,13 @@ def placed(source: str, edit: Edit, line: list[int]) -> tuple[int, int, str] | N
 
 
 def apply(path: Path, steps: Iterable[tuple[Edit, int]]) -> tuple[Path, list[tuple[Edit, int]]]:
-    """Write the edits into a script; where the script as it was lies now, and what did not fit. Raises Unchangeable."""
-    before = path.read_bytes()
-    text = before.decode("utf-8-sig")
-    ends = "\r\n" if "\r\n" in text else "\n"
-    new, left = changed(text.replace(ends, "\n"), steps)
+    """Write the edits into a script; where the script as it was lies now, and what did not fit. Raises Refused."""
+    file, kept = script_file.read(path), script_file.free(path.resolve().with_name(f"{path.stem}.before.py"))
+    new, left = changed(file.text, steps)
     try:
         ast.parse(new)
     except SyntaxError:
-        raise Unchangeable(f"{path.name} would be no Python any more: nothing is changed") from None
-    try:
-        kept = keep(path, before)
-        mark = codecs.BOM_UTF8 if before.startswith(codecs.BOM_UTF8) else b""
-        replace_file(path, mark + new.replace("\n", ends).encode("utf-8"))
-    except OSError as error:
-        raise Unchangeable(f"{path.name} cannot be changed here ({error.strerror}): nothing is changed") from error
+        raise Refused("would be no Python any more: nothing is changed") from None
+    with script_file.all_or_nothing(kept):
+        file.replace(new, kept)
     return kept, left
-
-
-def keep(path: Path, content: bytes) -> Path:
-    """Write a script as it was to a new file beside it, which is never one that is there."""
-    number = 1
-    while True:
-        kept = path.with_name(f"{path.stem}.before{number if number > 1 else ''}.py")
-        try:
-            with open(kept, "xb") as file:
-                file.write(content)
-            return kept
-        except FileExistsError:
-            number += 1
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put a file in the place of another, whole or not at all, with the rights of that one."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    os.chmod(part, path.stat().st_mode & 0o777)
-    os.replace(part, path)

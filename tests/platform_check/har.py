@@ -17,6 +17,7 @@ from typing import Any
 
 from platform_check import shape
 from platform_check.shape import NO_JSON, Seen, at
+from script_file import Refused
 
 MOST_BYTES = 100_000_000  # of a file; it is read at once, and takes some five times as much of memory
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -38,10 +39,6 @@ WEBSOCKETS = "websockets"
 UNREADABLE = "entries that cannot be read"
 PAGE_KINDS = ("document", "stylesheet", "script", "font", "image", "media", "manifest", "texttrack")
 PAGE_TYPES = ("html", "javascript", "css", "font", "image/", "audio/", "video/", "wasm", "manifest")
-
-
-class Unreadable(Exception):
-    """Why a file is not what it should be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +70,10 @@ class Call:
 
 
 def read(path: Path) -> tuple[list[Call], Counter[str]]:
-    """The calls in a file, in their order, and how many entries of each kind were passed over. Raises Unreadable."""
+    """The calls in a file, in their order, and how many entries of each kind were passed over. Raises Refused."""
     size = path.stat().st_size
     if size > MOST_BYTES:
-        raise Unreadable(
+        raise Refused(
             f"has {size / 1e6:,.0f} MB, and {MOST_BYTES / 1e6:.0f} are read: "
             "choose Fetch/XHR (Firefox: XHR) in the tab Network, empty its list, and record again"
         )
@@ -93,16 +90,16 @@ def read(path: Path) -> tuple[list[Call], Counter[str]]:
 
 
 def entries_of(path: Path) -> list[Any]:
-    """The entries of a file. Raises Unreadable."""
+    """The entries of a file. Raises Refused."""
     try:
         log = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        raise Unreadable(f"is no HAR file, or only a part of one: {SAVE}") from None
+        raise Refused(f"is no HAR file, or only a part of one: {SAVE}") from None
     entries = at(log, "log", "entries")
     if not isinstance(entries, list):
-        raise Unreadable(f"is no HAR file: {SAVE}")
+        raise Refused(f"is no HAR file: {SAVE}")
     if not entries:
-        raise Unreadable("has no calls in it: open the developer tools first, then log in and look around")
+        raise Refused("has no calls in it: open the developer tools first, then log in and look around")
     return entries
 
 

@@ -153,7 +153,7 @@ def download(tmp_path: Path) -> Written:
     def make(template: str) -> Path:
         tests = tmp_path / "download" / "tests"
         shutil.copytree(UPGRADE.parent / "upgrading", tests / "upgrading")
-        for name in ("upgrade.py", "environment.py"):
+        for name in ("upgrade.py", "environment.py", "script_file.py"):
             shutil.copy(UPGRADE.with_name(name), tests)
         (tests.parent / NAME).write_text(template, encoding="utf-8", newline="")
         return tests / "upgrade.py"

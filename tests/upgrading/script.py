@@ -7,14 +7,12 @@ import re
 import sys
 from collections.abc import Iterable
 
+from script_file import Refused
+
 VERSION = re.compile(r"^TEMPLATE_VERSION\b[^=\n]*=\s*[\"']([^\"'\n]*)[\"']", re.MULTILINE)
 OLDEST, WITH_MARKS = (1, 3, 0), (3, 0, 0)  # before 3.0.0 the engine stands between two banners
 Lines = tuple[int, int]  # the first and the last one
 Edit = tuple[int, int, str]  # a text for the place of these lines; a last line before the first one: it goes between
-
-
-class Refused(Exception):
-    """Why a script is not upgraded: the rest of a sentence that begins with its name."""
 
 
 class Script:

@@ -1,0 +1,71 @@
+"""A script as a file: its text, and another text in its place with the file as it was beside it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class Refused(Exception):
+    """Why nothing is done with a file: the rest of a sentence that begins with its name."""
+
+
+@dataclass(frozen=True)
+class ScriptFile:
+    """A file in UTF-8; `text` has Unix line ends, and no byte order mark."""
+
+    path: Path
+    text: str
+    mark: str
+    line_end: str
+
+    def replace(self, text: str, kept: Path) -> None:
+        """Put another text in its place, with the mode of the old file, which is kept; links to it stay."""
+        path = self.path.resolve()
+        with path.open("r+b"):  # a file that must not be written is not replaced either
+            shutil.copy2(path, kept)
+        with tempfile.TemporaryDirectory(dir=path.parent) as apart:
+            whole = Path(apart, path.name)
+            whole.write_bytes((self.mark + text.replace("\n", self.line_end)).encode("utf-8"))
+            shutil.copymode(path, whole)
+            whole.replace(path)  # at once: a full disk leaves the old one
+
+
+def read(path: Path) -> ScriptFile:
+    """A script as a file. Raises Refused."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise Refused(f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise Refused(f"is not UTF-8, see line {line}: save it as UTF-8 first") from error
+    mark, line_end = "\ufeff" * text.startswith("\ufeff"), "\r\n" if "\r\n" in text else "\n"
+    text = text.removeprefix(mark)
+    if "\r" in text.replace("\r\n", "") or (line_end == "\r\n" and "\n" in text.replace("\r\n", "")):
+        raise Refused("has line ends of more than one kind: save it with those of Unix or of Windows first")
+    return ScriptFile(path, text.replace("\r\n", "\n"), mark, line_end)
+
+
+@contextmanager
+def all_or_nothing(*new: Path) -> Iterator[None]:
+    """Write files: if that fails, those that are `new` are taken away. Raises Refused."""
+    try:
+        yield
+    except OSError as error:
+        for each in new:
+            with suppress(OSError):
+                each.unlink()
+        raise Refused(f"cannot be written in {new[0].parent}: {error.strerror}") from error
+
+
+def free(path: Path) -> Path:
+    """A name that no file has yet: `path`, or this with a number."""
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], names) if not os.path.lexists(each))
