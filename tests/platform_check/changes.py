@@ -30,8 +30,8 @@ class Edit:
 def changed(source: str, steps: Iterable[tuple[Edit, int]]) -> tuple[str, list[tuple[Edit, int]]]:
     """A source with all edits at their lines, and those edits that do not fit to it or to an earlier one."""
     starts, left = [0], []
-    for line in source.split("\n"):
-        starts.append(starts[-1] + len(line) + 1)
+    for text in source.split("\n"):
+        starts.append(starts[-1] + len(text) + 1)
     places: list[tuple[int, int, str]] = []
     for edit, line in dict.fromkeys(steps):
         place = placed(source, edit, starts[line - 1 : line + 1])

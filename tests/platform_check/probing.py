@@ -176,7 +176,7 @@ class Check:
 
     def __init__(self, script: Script, user: str, password: str, prober: Prober) -> None:
         self.script, self.prober = script, prober
-        self.credentials = {"username": user, "password": password}
+        self.credentials: dict[str, Any] = {"username": user, "password": password}
         self.user_id: Any = None
         self.fields: dict[str, Path] = {}  # where token answers hold what
         self.tokens: dict[str, str] = {}  # service -> access token
@@ -219,13 +219,10 @@ class Check:
 
     def opened(self, app: str) -> Seen:
         """Open a session and keep its tokens."""
-        bearer, body = None, self.credentials
+        url, body = self.url(app, session_of(app)), self.credentials
         if app != "IAM":
-            bearer, body = (
-                self.tokens["IAM"],
-                {"userId": self.user_id, "clientId": self.script.services[app].get("app_id")},
-            )
-        seen = self.prober.call("POST", self.url(app, session_of(app)), bearer, json=body)
+            body = {"userId": self.user_id, "clientId": self.script.services[app].get("app_id")}
+        seen = self.prober.call("POST", url, None if app == "IAM" else self.tokens["IAM"], json=body)
         if access := seen.token("access_token"):
             self.tokens[app] = access
             if app == "IAM":

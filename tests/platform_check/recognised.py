@@ -359,12 +359,10 @@ def kind_of(call: Call) -> str | None:
     return "refresh_token" if any("refresh" in name for name in names) else None
 
 
-def client_id_name(call: Call) -> str | None:
-    """The name under which a call sends a client id."""
+def client_id_name(call: Call) -> str:
+    """The name under which a call sends a client id, "" if it sends none."""
     sent = call.fields
-    return next(
-        (name for each in CLIENT_ID_NAMES for name in sent if plain(name) == each and text_of(sent[name])), None
-    )
+    return next((name for each in CLIENT_ID_NAMES for name in sent if plain(name) == each and text_of(sent[name])), "")
 
 
 def looks_otherwise(one: Call, other: Call) -> bool:

@@ -20,6 +20,7 @@ from platform_check.assumed import DATA_CALLS, TOKEN_CALLS
 from platform_check.changes import Edit
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+FUNCTIONS: tuple[type[Function], ...] = (ast.FunctionDef, ast.AsyncFunctionDef)
 N = TypeVar("N", bound=ast.AST)
 
 
@@ -89,7 +90,7 @@ class Script:
         self.source = source
         self.lines = source.split("\n")
         self.tree = ast.parse(source)
-        self.functions = [node for node in ast.walk(self.tree) if isinstance(node, Function)]
+        self.functions = walked(self.tree, FUNCTIONS)
         self.constants = {function: constants(function) for function in self.functions}
 
     def data_endpoints(self, app: str) -> list[str]:
@@ -137,7 +138,7 @@ class Script:
         service = dict(pairs(services.value if services else None)).get(app)
         for node in ast.walk(service) if service else ():
             for value in (value for name, value in pairs(node) if name == key):
-                texts = [value] if isinstance(literal(value), str) else constants(value)
+                texts = [each for each in constants(value) if isinstance(each.value, str)]
                 fitting = [each for each in texts if each is value or "://" in str(each.value)]
                 return self.place(fitting[-1]) if fitting else Place(value.lineno)
         return Place(service.lineno if service else self.constant("MICROSERVICES").line)
@@ -193,7 +194,7 @@ class Script:
     def token_answers(self) -> Place:
         """Where the JSON of a token answer is read."""
         sessions = [node for node in walked(self.tree, ast.ClassDef) if node.name.strip("_") == "Sessions"]
-        in_sessions = [node for parent in sessions for node in walked(parent, Function)]
+        in_sessions = [node for parent in sessions for node in walked(parent, FUNCTIONS)]
         posting = [each for each in self.functions if calls(each, "post") and not decorated(each)]
         for function in [*in_sessions, *posting]:
             for node in calls(function, "json"):

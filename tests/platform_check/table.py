@@ -6,7 +6,8 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from platform_check.judgements import DIFFERS, NOT_SEEN, NOT_TRIED, OK, Edit, Finding
+from platform_check.changes import Edit
+from platform_check.judgements import DIFFERS, NOT_SEEN, NOT_TRIED, OK, Finding
 from platform_check.script import Script
 
 WIDTH = 120
