@@ -29,17 +29,7 @@ from test_check_platform_privacy import (
     values,
 )
 
-PATHS = {
-    "login": "/api/auth/ziwig-pro/login",
-    "config_token": "/api/auth/config-token",
-    "refresh_token": "/api/auth/refreshToken",
-    "organizations": "/api/inclusions/getAllOrganizations",
-    "statistics": "/api/inclusions/inclusion-statistics",
-    "search_inclusions": "/api/inclusions/search",
-    "record_by_patient": "/api/records/byPatient",
-    "surveys": "/api/surveys/filter/with-answers",
-    "request_by_tube": "/api/requests/by-tube",
-}
+PATHS = {key: path for service in read(TEMPLATE).services.values() for key, path in service["endpoints"].items()}
 few = st.sampled_from([f"a{MARK}1", f"b{MARK}2", f"EB{MARK}3"])  # ids that come up in several calls
 words = st.sampled_from(["v2", "Dupont", "search", ""])  # of a path; one of them is a patient's name, too
 origins = st.sampled_from(

@@ -15,21 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from dialects import MOVED, MOVED_ALL, RENAMED
+from platform_check.script import read
 from server import Simulator
 from study import Study
 
 PAGE = Path(__file__).with_name("page.html")
-PATHS = {
-    "login": "/api/auth/ziwig-pro/login",
-    "config_token": "/api/auth/config-token",
-    "refresh_token": "/api/auth/refreshToken",
-    "organizations": "/api/inclusions/getAllOrganizations",
-    "statistics": "/api/inclusions/inclusion-statistics",
-    "search_inclusions": "/api/inclusions/search",
-    "record_by_patient": "/api/records/byPatient",
-    "surveys": "/api/surveys/filter/with-answers",
-    "request_by_tube": "/api/requests/by-tube/{tube}",
-}
+SERVICES = read(Path(__file__).resolve().parents[2] / "eb_script_template.py").services
+PATHS = {key: path for service in SERVICES.values() for key, path in service["endpoints"].items()}
+PATHS["request_by_tube"] += "/{tube}"
 FILES = {
     "/style.css": ("text/css", b"p { font: 1em sans-serif }"),
     "/logo.svg": ("image/svg+xml", b'<svg xmlns="http://www.w3.org/2000/svg"/>'),
