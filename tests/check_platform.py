@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from environment import TESTS, environment_python, missing_package, stop
 from script_file import Refused
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from platform_check.script import Script
 
 TEMPLATE = TESTS.parent / "eb_script_template.py"
+T = TypeVar("T")
 FOR_COLLEAGUES = ".platform.txt"
 PROXY_FORM = "write http://user:password@host:port, with %23, %2F, %40, %3F for #, /, @ and ? in user and password"
 
@@ -73,7 +74,9 @@ def read_command_line() -> argparse.Namespace:
 
 def by_calls(path: Path, apply: bool) -> int:
     """Find out by calls; the exit code."""
-    script, module = loaded(path)
+    from platform_check.script import load
+
+    script, module = script_of(path, load)
     check_addresses(script)
     user, password = credentials(module)
     with client() as connection:
@@ -102,8 +105,9 @@ def by_recording(recording: Path, path: Path, apply: bool) -> int:
     """Find out from a browser's recording, without a call; the exit code."""
     from platform_check import har
     from platform_check.observed import Observation
+    from platform_check.script import read
 
-    script = written(path)
+    script = script_of(path, read)
     try:
         calls, passed = har.read(recording)
     except Refused as reason:
@@ -186,30 +190,13 @@ def list_of_checks() -> str:
     return "checks:\n" + "\n".join(f"  {name}: {kind.tried}; else {kind.means}" for name, kind in KINDS.items())
 
 
-def loaded(path: Path) -> tuple[Script, ModuleType]:
-    """The script with its settings, imported but not run."""
-    from platform_check.script import Script, imported
-
+def script_of(path: Path, read: Callable[[Path], T]) -> T:
+    """What a reader makes of a script; stops if that is no copy of the template."""
     try:
-        module = imported(path.resolve())
-        services = module.MICROSERVICES
-        urls = [(service["base_url"] + "", dict(service["endpoints"])) for service in services.values()]
-        assert urls
-        threads = module.MAX_THREADS, module.SUBTASKS_POOL_SIZE
-        return Script(path, path.read_text(encoding="utf-8-sig"), services, *threads), module
+        return read(path)
     except SystemExit as ended:
         stop(f"{path.name} ends with exit code {ended.code} when it is imported: keep its last two lines as they were")
     except Exception as error:
-        stop(f"{path.name} cannot be read as a copy of the template ({type(error).__name__}: {error})")
-
-
-def written(path: Path) -> Script:
-    """The script as it is written, which needs no package."""
-    from platform_check.script import read
-
-    try:
-        return read(path)
-    except (OSError, SyntaxError, ValueError, AttributeError) as error:
         stop(f"{path.name} cannot be read as a copy of the template ({type(error).__name__}: {error})")
 
 

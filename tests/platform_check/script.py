@@ -276,6 +276,13 @@ class Script:
         return [own, *(function for function in self.functions if function.name in called)]
 
 
+def load(path: Path) -> tuple[Script, ModuleType]:
+    """A copy with its settings as they are when it runs, and its module: it is imported, but not run."""
+    module = imported(path.resolve())
+    source, services = path.read_text(encoding="utf-8-sig"), sound(module.MICROSERVICES)
+    return Script(path, source, services, module.MAX_THREADS, module.SUBTASKS_POOL_SIZE), module
+
+
 def read(path: Path) -> Script:
     """A copy as it is written, without running it; addresses come from the environment where it says so.
 
@@ -283,14 +290,20 @@ def read(path: Path) -> Script:
     """
     source = path.read_text(encoding="utf-8-sig")
     found = {name: value for node in ast.parse(source).body for name, value in assigned(node)}
-    services = {app: service for app, service in (evaluated(found.get("MICROSERVICES")) or {}).items() if service}
+    written = evaluated(found.get("MICROSERVICES")) or {}
+    services = sound({app: service for app, service in written.items() if service})
+    counts = (literal(found.get(name)) or most for name, most in (("MAX_THREADS", 20), ("SUBTASKS_POOL_SIZE", 40)))
+    return Script(path, source, services, *counts)
+
+
+def sound(services: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The services of a script. Raises ValueError if they are not those of a copy of the template."""
+    if not services:
+        raise ValueError("it has no MICROSERVICES")
     for service in services.values():
         if not isinstance(service.get("base_url"), str) or not isinstance(service.get("endpoints"), dict):
             raise ValueError("MICROSERVICES is not written as in the template")
-    if not services:
-        raise ValueError("it has no MICROSERVICES")
-    counts = (literal(found.get(name)) or most for name, most in (("MAX_THREADS", 20), ("SUBTASKS_POOL_SIZE", 40)))
-    return Script(path, source, services, *counts)
+    return services
 
 
 def assigned(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
