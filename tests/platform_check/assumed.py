@@ -1,4 +1,4 @@
-"""What the template assumes of each endpoint: how it calls it, what it expects of the answer, who makes such a call."""
+"""What the template assumes of each endpoint: how it is called, what it answers, what makes a browser call it."""
 
 from __future__ import annotations
 
@@ -20,54 +20,34 @@ class Call:
     body: Mapping[str, str] = field(default_factory=dict)
     suffix: str = ""
     wanted: tuple[str, ...] = ()  # of a token answer
-    clicks: str = ""  # what a person does so that a browser makes this call
 
 
 # In an order in which one gives what the next need.
 TOKEN_CALLS = {
-    "login": Call(
-        "POST",
-        body={"username": "{}", "password": "{}"},
-        wanted=("access_token", "userId"),
-        clicks="log out, open the developer tools, then log in",
-    ),
-    "config_token": Call(
-        "POST",
-        body={"userId": "{}", "clientId": "{}"},
-        wanted=("access_token",),
-        clicks="log out, open the developer tools, then log in and open this part of the platform",
-    ),
-    "refresh_token": Call(
-        "POST",
-        body={"refresh_token": "{}"},
-        wanted=("access_token",),
-        clicks="leave the page open until the session has to be renewed, then click on",
-    ),
+    "login": Call("POST", body={"username": "{}", "password": "{}"}, wanted=("access_token", "userId")),
+    "config_token": Call("POST", body={"userId": "{}", "clientId": "{}"}, wanted=("access_token",)),
+    "refresh_token": Call("POST", body={"refresh_token": "{}"}, wanted=("access_token",)),
 }
 DATA_CALLS = {
-    "organizations": Call(kind=list, clicks="open the list of centres"),
-    "statistics": Call(
-        needs="organization",
-        kind=dict,
-        params={"organization": "{}"},
-        clicks="open a page that counts the inclusions of a centre",
-    ),
-    "search_inclusions": Call(
-        "POST",
-        "organization",
-        dict,
-        {"limit": SAMPLE, "page": 1},
-        {"organization": "{}"},
-        clicks="open the list of a centre's patients",
-    ),
-    "record_by_patient": Call(needs="patient", kind=dict, params={"patient": "{}"}, clicks="open a patient"),
-    "surveys": Call("POST", "patient", list, body={"subject": "{}"}, clicks="open a patient's questionnaires"),
-    "request_by_tube": Call(
-        needs="tube",
-        kind=dict,
-        suffix="/{}",
-        clicks="look up a sample tube that stands in a patient's record you opened",
-    ),
+    "organizations": Call(kind=list),
+    "statistics": Call(needs="organization", kind=dict, params={"organization": "{}"}),
+    "search_inclusions": Call("POST", "organization", dict, {"limit": SAMPLE, "page": 1}, {"organization": "{}"}),
+    "record_by_patient": Call(needs="patient", kind=dict, params={"patient": "{}"}),
+    "surveys": Call("POST", "patient", list, body={"subject": "{}"}),
+    "request_by_tube": Call(needs="tube", kind=dict, suffix="/{}"),
+}
+
+# What a person does so that a browser makes these calls.
+CLICKS = {
+    "login": "log out, open the developer tools, then log in",
+    "config_token": "log out, open the developer tools, then log in and open this part of the platform",
+    "refresh_token": "leave the page open until the session has to be renewed, then click on",
+    "organizations": "open the list of centres",
+    "statistics": "open a page that counts the inclusions of a centre",
+    "search_inclusions": "open the list of a centre's patients",
+    "record_by_patient": "open a patient",
+    "surveys": "open a patient's questionnaires",
+    "request_by_tube": "look up a sample tube that stands in a patient's record you opened",
 }
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from platform_check import judgements, shape
-from platform_check.assumed import TOKEN_CALLS, known, session_of
+from platform_check.assumed import CLICKS, TOKEN_CALLS, known, session_of
 from platform_check.har import Call
 from platform_check.judgements import NOT_SEEN, About, Finding, PageFacts, about, differs, write
 from platform_check.recognised import Recognised, client_id_name, ids_of, is_token_call, paging_of
@@ -105,7 +105,7 @@ class Observation:
         if call is None:
             yield self.lacking(app, key)
         elif not call.seen.good:
-            again = f"it was refused there ({judgements.described(call.seen)}); {known(key).clicks}"
+            again = f"it was refused there ({judgements.described(call.seen)}); {CLICKS[key]}"
             yield not_seen(About(f"{app} {key}"), again)
         else:
             yield self.place(app, key, call)
@@ -198,7 +198,7 @@ class Observation:
 
     def lacking(self, app: str, key: str) -> Finding:
         """An endpoint that the file does not show."""
-        clicks = known(key).clicks or f"use what the page has for {shape.names([key])}"
+        clicks = CLICKS.get(key) or f"use what the page has for {shape.names([key])}"
         finding, prefix = not_seen(About(f"{app} {key}"), clicks), self.found.prefixes.get(app, "")
         path = self.found.path_of((app, key))
         if not prefix or shape.shown_path(prefix, self.hidden) != prefix or path.startswith(f"{prefix}/"):
@@ -249,7 +249,7 @@ class Observation:
     def dead_token(self, app: str) -> Finding:
         """How a token that had run out was refused."""
         if not self.found.of(app) or not (pair := self.dead[app]):
-            return not_seen(about(app, "wrong token", "401"), known("refresh_token").clicks)
+            return not_seen(about(app, "wrong token", "401"), CLICKS["refresh_token"])
         refused, good = pair
         return judgements.wrong_token(app, refused.seen, good.seen, self.script)
 
@@ -271,7 +271,7 @@ class Observation:
         for call in self.found.good_of_first("search_inclusions"):
             centres.setdefault(without_paging(call), []).append(call)
         if not centres:
-            yield not_seen(About("paging"), f"{known('search_inclusions').clicks}, then its next page")
+            yield not_seen(About("paging"), f"{CLICKS['search_inclusions']}, then its next page")
             return
         pages = max(
             centres.values(), key=lambda calls: (len({asked_for(call, "page") for call in calls}), rows_in(calls))
