@@ -10,11 +10,9 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-import trustme
 from dialects import DIALECTS
 from helpers import (
     TEMPLATE,
@@ -65,10 +63,8 @@ LINE_TO_CHANGE = {
     "page-ids": ("list in data, an object with subjectId", "every_page("),
     "list-wrapped": ("the list is in items", "list"),
     "rate-limit": ("100 calls each 1 s by its headers; 20 + 40 threads", " = "),
-}
-TO_BE_WRITTEN = {
-    "total-of-page": "1 on a page of 1, where 33 or more inclusions exist",
-    "total-missing": "no total that is a number",
+    "total-of-page": ("1 on a page of 1, where 33 or more inclusions exist", "def get_all_inclusions("),
+    "total-missing": ("no total that is a number", "def get_all_inclusions("),
 }
 NOTHING_TO_CHANGE = {
     "refresh-kept": "the same refresh token",
@@ -114,22 +110,28 @@ def create():
 
 
 def checked(
-    path: Path | None, platform: Simulator | None, folder: Path, *options: str, **variables: str
+    path: Path | None, platform: Simulator | None, folder: Path, *options: str, bare: bool = False, **variables: str
 ) -> tuple[int, str]:
-    """Run the check in a folder; exit code and all that it said."""
-    command = [sys.executable, str(CHECK), *options, *([str(path)] if path else [])]
+    """Run the check in a folder, at will by a Python without packages; exit code and all that it said."""
+    interpreter = [str(base_python()), "-S"] if bare else [sys.executable]
+    command = [*interpreter, str(CHECK), *options, *([str(path)] if path else [])]
     return run_in(folder, command, environment_for(platform, **variables))
 
 
-def line_named(output: str, path: Path) -> list[str]:
+def plain(output: str) -> str:
+    """What was said, without the line breaks of the table."""
+    return re.sub(r"\s+", " ", output)
+
+
+def lines_named(output: str, source: str) -> list[str]:
     """The lines of a script that the check names."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [lines[int(number) - 1] for number in re.findall(rf"^{path.name}:(\d+)", output, re.MULTILINE)]
+    lines = source.splitlines()
+    return [lines[int(number) - 1] for number in re.findall(r"^my_script.py:(\d+)", output, re.MULTILINE)]
 
 
-def assert_study_runs(path: Path, platform: Simulator) -> None:
+def assert_study_runs(path: Path, platform: Simulator, **variables: str) -> None:
     """A script gets each inclusion of each centre."""
-    done = run_script(path, platform, EB_THREADS="3")
+    done = run_script(path, platform, EB_THREADS="3", **variables)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == counts_of(platform)
 
@@ -161,36 +163,21 @@ def test_the_table_is_written_to_a_file_that_its_owner_alone_can_read(platform: 
 
 
 def test_each_dialect_is_tried_here() -> None:
-    assert {*LINE_TO_CHANGE, *TO_BE_WRITTEN, *NOTHING_TO_CHANGE, "moved", "moved-all", "jwt"} == DIALECTS.keys()
+    assert {*LINE_TO_CHANGE, *NOTHING_TO_CHANGE, "moved", "moved-all", "jwt"} == DIALECTS.keys()
 
 
 @pytest.mark.parametrize("dialect", LINE_TO_CHANGE)
-def test_a_difference_is_told_with_the_line_to_change(dialect: str, simulator: Start, script: Script) -> None:
+def test_a_difference_is_told_with_its_lines_and_apply_alone_makes_check_and_study_run(
+    dialect: str, simulator: Start, script: Script
+) -> None:
     platform, path = simulator("--dialect", dialect), script(STUDY)
-    words, in_line = LINE_TO_CHANGE[dialect]
-    code, output = checked(path, platform, path.parent)
-    assert code == 1, output
-    assert words in re.sub(r"\s+", " ", output)
-    assert all(in_line in line for line in line_named(output, path)), output
-
-
-@pytest.mark.parametrize("dialect", TO_BE_WRITTEN)
-def test_what_takes_more_than_a_line_is_given_as_code(dialect: str, simulator: Start, script: Script) -> None:
-    platform, path = simulator("--dialect", dialect), script(STUDY)
-    code, output = checked(path, platform, path.parent)
-    assert code == 1, output
-    assert TO_BE_WRITTEN[dialect] in re.sub(r"\s+", " ", output)
-    assert "write get_all_inclusions anew: ask for page after page until one is empty" in output
-    assert "\n    def get_all_inclusions(organization_id: str)" in output
-    assert [line.split("(")[0] for line in line_named(output, path)] == ["def get_all_inclusions"]
-
-
-@pytest.mark.parametrize("dialect", [*LINE_TO_CHANGE, *TO_BE_WRITTEN])
-def test_apply_alone_makes_check_and_study_run(dialect: str, simulator: Start, script: Script) -> None:
-    platform, path = simulator("--dialect", dialect), script(STUDY)
-    before = path.read_bytes()
+    before, (words, in_line) = path.read_bytes(), LINE_TO_CHANGE[dialect]
     code, output = checked(path, platform, path.parent, "--apply")
     assert code == 1, output
+    assert words in plain(output)
+    named = lines_named(output, before.decode("utf-8"))
+    assert named
+    assert all(in_line in line for line in named), output
     assert ", as said above; as it was: my_script.before.py" in output
     assert path.with_name("my_script.before.py").read_bytes() == before
     code, output = checked(path, platform, path.parent, "--apply")
@@ -199,12 +186,23 @@ def test_apply_alone_makes_check_and_study_run(dialect: str, simulator: Start, s
     assert_study_runs(path, platform)
 
 
+def test_without_apply_the_code_to_write_is_shown_and_the_script_stays_as_it_is(
+    simulator: Start, script: Script
+) -> None:
+    platform, path = simulator("--dialect", "total-missing"), script(STUDY)
+    before = path.read_bytes()
+    _, output = checked(path, platform, path.parent)
+    assert "write get_all_inclusions anew: ask for page after page until one is empty" in output
+    assert "\n    def get_all_inclusions(organization_id: str)" in output
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("dialect", NOTHING_TO_CHANGE)
 def test_what_the_script_copes_with_is_told_all_the_same(dialect: str, simulator: Start, script: Script) -> None:
     platform, path = simulator("--dialect", dialect), script(STUDY)
     code, output = checked(path, platform, path.parent)
     assert code == 1, output
-    assert NOTHING_TO_CHANGE[dialect] in re.sub(r"\s+", " ", output)
+    assert NOTHING_TO_CHANGE[dialect] in plain(output)
     assert "write `" not in output
     assert_study_runs(path, platform)
 
@@ -215,8 +213,8 @@ def test_a_path_that_has_moved_is_named_with_its_entry(simulator: Start, script:
     assert code == 1, output
     assert "RC organizations: 2xx with a list" in output
     assert "HTTP 404" in output
-    assert "correct the path: ask the platform's operator" in re.sub(r"\s+", " ", output)
-    [line] = line_named(output, path)
+    assert "correct the path: ask the platform's operator" in plain(output)
+    [line] = lines_named(output, path.read_text(encoding="utf-8"))
     assert line.strip().startswith('"organizations": ')
     moved = line.replace("/api/inclusions/getAllOrganizations", "/api/v2/organizations")
     path.write_text(path.read_text(encoding="utf-8").replace(line, moved), encoding="utf-8")
@@ -228,7 +226,7 @@ def test_a_path_that_has_moved_is_named_with_its_entry(simulator: Start, script:
 def test_the_lifetime_of_a_jwt_is_told(simulator: Start, tmp_path: Path) -> None:
     code, output = checked(None, simulator("--dialect", "jwt", "--token-lifetime", "900"), tmp_path)
     assert code == 0, output
-    assert "a JWT that lives 15 min" in re.sub(r"\s+", " ", output)
+    assert "a JWT that lives 15 min" in plain(output)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -252,12 +250,11 @@ def test_endpoints_that_the_user_has_added_are_tried_if_they_are_read_without_pa
     path = script(OWN_FUNCTIONS, edits={"MICROSERVICES: dict[str, dict[str, Any]] = {\n": OWN_SERVICE})
     code, output = checked(path, platform, path.parent)
     assert code == 0, output
-    plain = re.sub(r"\s+", " ", output)
-    assert "ok LAB centres: 2xx with JSON HTTP 200" in plain
-    assert "ok LAB centres_again: 2xx with JSON HTTP 200" in plain
-    assert "not tried LAB counts no function calls it by GET without parameters" in plain
-    assert "not tried LAB new no function calls it by GET without parameters" in plain
-    assert "not tried LAB refresh_token no refresh token: the script logs in again instead" in plain
+    assert "ok LAB centres: 2xx with JSON HTTP 200" in plain(output)
+    assert "ok LAB centres_again: 2xx with JSON HTTP 200" in plain(output)
+    assert "not tried LAB counts no function calls it by GET without parameters" in plain(output)
+    assert "not tried LAB new no function calls it by GET without parameters" in plain(output)
+    assert "not tried LAB refresh_token no refresh token: the script logs in again instead" in plain(output)
     assert platform.seen()["creations"] == {}
 
 
@@ -284,7 +281,9 @@ def test_an_app_id_that_is_refused_is_named_with_its_line(platform: Simulator, s
     code, output = checked(path, platform, path.parent)
     assert code == 1, output
     assert "correct the app_id of GDD" in output
-    assert [line.split("#")[0].strip() for line in line_named(output, path)] == ['"app_id": "",']
+    assert [line.split("#")[0].strip() for line in lines_named(output, path.read_text(encoding="utf-8"))] == [
+        '"app_id": "",'
+    ]
 
 
 @pytest.mark.parametrize(
@@ -337,22 +336,6 @@ def test_an_address_where_nobody_answers_is_named_with_the_variable(platform: Si
     assert "correct EB_GDD_URL, or the base_url" in output
 
 
-@needs_posix(reason="needs the package cryptography, which some Windows lack")
-def test_the_certificate_of_an_address_is_judged_by_issuer_and_days(simulator: Start, tmp_path: Path) -> None:
-    authority, end = trustme.CA(organization_name="Hospital"), datetime.now(timezone.utc) + timedelta(days=10, hours=1)
-    certificate = authority.issue_cert("127.0.0.1", not_after=end).private_key_and_cert_chain_pem
-    certificate.write_to_path(tmp_path / "own.pem")
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    platform = simulator("--certfile", str(tmp_path / "own.pem"), "--keyfile", str(tmp_path / "own.pem"))
-    code, output = checked(None, platform, tmp_path)
-    assert code == 1, output
-    assert "certificate not trusted: set SSL_CERT_FILE" in re.sub(r"\s+", " ", output)
-    code, output = checked(None, platform, tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem"))
-    assert code == 1, output
-    assert "certificate of Hospital, 10 days left" in re.sub(r"\s+", " ", output)
-    assert "tell the platform's operator that its certificate runs out" in output
-
-
 def test_the_sandbox_shows_what_a_dialect_does_to_a_script(script: Script) -> None:
     sandbox = CHECK.with_name("sandbox.py")
     path = script("print(len(get_all_organizations()))")
@@ -383,34 +366,24 @@ def test_what_the_environment_does_not_say_is_asked_for_and_the_password_is_not_
 
 
 def test_a_python_without_httpx_gets_it_from_the_environment_of_the_tests(platform: Simulator, tmp_path: Path) -> None:
-    command = [str(base_python()), "-S", str(CHECK)]  # -S: without its own packages
-    environment = environment_for(platform)
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=WATCHDOG
-    )
-    assert done.returncode == 0, done.stderr
+    code, output = checked(None, platform, tmp_path, bare=True)
+    assert code == 0, output
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="httpx2 needs Python 3.11")
 def test_a_copy_that_has_moved_to_httpx2_is_checked_as_it_is(platform: Simulator, script: Script) -> None:
     path = script("pass")
     path.write_text(moved(path.read_text(encoding="utf-8")), encoding="utf-8")
-    command = [str(base_python()), "-S", str(CHECK), str(path)]  # -S: without its own packages
-    environment = environment_for(platform)
-    done = subprocess.run(
-        command, cwd=path.parent, env=environment, capture_output=True, encoding="utf-8", timeout=WATCHDOG
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, output = checked(path, platform, path.parent, bare=True)
+    assert code == 0, output
 
 
 def test_a_file_that_imports_neither_httpx_ends_the_check_in_the_environment_of_the_tests_too(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text("import httpx3\n", encoding="utf-8")
-    command = [str(base_python()), "-S", str(CHECK), "other.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=WATCHDOG)
-    assert done.returncode == 2
-    assert "other.py cannot be read as a copy of the template (ModuleNotFoundError: No module named 'httpx3')" in (
-        done.stderr
-    )
+    code, output = checked(Path("other.py"), None, tmp_path, bare=True)
+    assert code == 2
+    words = "other.py cannot be read as a copy of the template (ModuleNotFoundError: No module named 'httpx3')"
+    assert words in output
 
 
 def test_help_asks_and_sends_nothing(tmp_path: Path) -> None:

@@ -15,17 +15,12 @@ import pytest
 import trustme
 from helpers import Start, answer, needs_posix
 from server import Simulator
-from test_check_platform import checked
+from test_check_platform import checked, plain
 
 PAGE = b"<!doctype html><title>Log in</title>"
 CREDENTIALS = "check EB_USER_NAME and EB_PASSWORD"
 PORTAL = "https://portal.hotel.test/login?token=geheim"
 DIRECT = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-
-
-def said(output: str) -> str:
-    """What was said, without the line breaks of the table."""
-    return re.sub(r"\s+", " ", output)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +44,7 @@ def test_the_credentials_are_blamed_for_the_401_of_a_login_alone(
     platform.control(answer={endpoint: refusal})
     code, output = checked(None, platform, tmp_path)
     assert code == 1, output
-    assert re.search(words, said(output)), output
+    assert re.search(words, plain(output)), output
     assert CREDENTIALS not in output
     assert "geheim" not in output
 
@@ -96,8 +91,8 @@ def test_a_proxy_that_refuses_is_told_with_its_status_and_its_variable(platform:
     with listening(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as port:
         code, output = checked(None, platform, tmp_path, **behind(port))
     assert code == 1, output
-    assert "IAM address: answers, certificate trusted the proxy refuses with HTTP 407" in said(output)
-    assert "outside the script correct HTTPS_PROXY: its address, user and password" in said(output)
+    assert "IAM address: answers, certificate trusted the proxy refuses with HTTP 407" in plain(output)
+    assert "outside the script correct HTTPS_PROXY: its address, user and password" in plain(output)
     assert "geheim42" not in output
     assert CREDENTIALS not in output
 
@@ -107,32 +102,40 @@ def test_a_proxy_that_is_down_is_told_in_place_of_the_platform(platform: Simulat
         nobody.bind(("127.0.0.1", 0))
         code, output = checked(None, platform, tmp_path, **behind(nobody.getsockname()[1]))
     assert code == 1, output
-    assert "the proxy: connection refused or cut" in said(output)
+    assert "the proxy: connection refused or cut" in plain(output)
     assert "correct HTTPS_PROXY" in output
 
 
 def test_an_address_whose_port_speaks_no_tls_is_told_so(platform: Simulator, tmp_path: Path) -> None:
-    plain = platform.address("GDD").replace("http://", "https://")
-    code, output = checked(None, platform, tmp_path, EB_GDD_URL=plain, **DIRECT)
+    url = platform.address("GDD").replace("http://", "https://")
+    code, output = checked(None, platform, tmp_path, EB_GDD_URL=url, **DIRECT)
     assert code == 1, output
-    assert "GDD address: answers, certificate trusted speaks no TLS" in said(output)
+    assert "GDD address: answers, certificate trusted speaks no TLS" in plain(output)
     assert "correct EB_GDD_URL, or the base_url" in output
 
 
 @needs_posix(reason="needs the package cryptography, which some Windows lack")
 @pytest.mark.parametrize(
-    ("host", "days", "words"),
-    [("127.0.0.1", -1, "certificate has run out"), ("other.test", 90, "certificate of another host")],
+    ("host", "days", "trusted", "words"),
+    [
+        ("127.0.0.1", 10, True, "certificate of Hospital, 10 days left"),
+        ("127.0.0.1", 10, True, "tell the platform's operator that its certificate runs out"),
+        ("127.0.0.1", 10, False, "certificate not trusted: set SSL_CERT_FILE"),
+        ("127.0.0.1", -1, True, "certificate has run out"),
+        ("other.test", 90, True, "certificate of another host"),
+    ],
 )
-def test_a_bad_certificate_is_told_by_its_kind_and_not_as_a_matter_of_ssl_cert_file(
-    host: str, days: int, words: str, simulator: Start, tmp_path: Path
+def test_a_certificate_is_judged_by_its_kind_its_issuer_and_its_days(
+    host: str, days: int, trusted: bool, words: str, simulator: Start, tmp_path: Path
 ) -> None:
-    authority, end = trustme.CA(), datetime.now(timezone.utc) + timedelta(days=days)
+    authority = trustme.CA(organization_name="Hospital")
+    end = datetime.now(timezone.utc) + timedelta(days=days, hours=1)
     certificate = authority.issue_cert(host, not_after=end).private_key_and_cert_chain_pem
     certificate.write_to_path(tmp_path / "own.pem")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     platform = simulator("--certfile", str(tmp_path / "own.pem"), "--keyfile", str(tmp_path / "own.pem"))
-    code, output = checked(None, platform, tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem"))
+    trust = {"SSL_CERT_FILE": str(tmp_path / "ca.pem")} if trusted else {}
+    code, output = checked(None, platform, tmp_path, **trust)
     assert code == 1, output
-    assert words in said(output)
-    assert "SSL_CERT_FILE" not in output
+    assert words in plain(output)
+    assert ("SSL_CERT_FILE" in output) is not trusted

@@ -32,30 +32,11 @@ header_values = st.builds(
 jwts = st.sampled_from(["eyJhbGciOiJIUzI1NiJ9", "e30", "bm8"]).flatmap(
     lambda head: values.map(lambda v: f"{head}.e30.{v}")
 )
-field_names = st.sampled_from(
-    [
-        "access_token",
-        "accessToken",
-        "token",
-        "refresh_token",
-        "refreshToken",
-        "userId",
-        "user",
-        "id",
-        "data",
-        "items",
-        "total",
-        "patientId",
-        "patient_id",
-        "error",
-        "message",
-        "tubeId",
-        "tube",
-        "expires_in",
-        "organization",
-        "name",
-    ]
-)
+FIELD_NAMES = """
+access_token accessToken token refresh_token refreshToken userId user id data items total patientId patient_id
+error message tubeId tube expires_in organization name
+"""
+field_names = st.sampled_from(FIELD_NAMES.split())
 ids_as_keys = st.builds("{}{:03d}".format, st.sampled_from(["", "P", "EB", "patient_"]), st.integers(100, 999)) | values
 keys = field_names | ids_as_keys
 scalars = values | jwts | st.none() | st.booleans() | st.integers() | st.floats()

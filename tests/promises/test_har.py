@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from dialects import DIALECTS
-from helpers import TEMPLATE, Start, base_python, environment_for, run_in, run_script
+from helpers import TEMPLATE, Start
 from server import Simulator
-from test_check_platform import CHECK, NOTHING_TO_CHANGE, STUDY, counts_of
+from test_check_platform import NOTHING_TO_CHANGE, STUDY, assert_study_runs, checked
 
 Script = Callable[..., Path]
 
@@ -28,9 +28,14 @@ def dialect_of(recording: Path) -> str:
     return recording.name.partition("-")[2].removesuffix(".har.gz")
 
 
+def unpacked(name: str) -> str:
+    """The text of a recording."""
+    return gzip.decompress((TEMPLATE.parent / f"tests/recording/har/{name}.har.gz").read_bytes()).decode("utf-8")
+
+
 def recorded(name: str, folder: Path, platform: Simulator | None = None) -> Path:
     """A recording as a person saves it; for a platform, as if the browser had visited that."""
-    text = gzip.decompress((TEMPLATE.parent / f"tests/recording/har/{name}.har.gz").read_bytes()).decode("utf-8")
+    text = unpacked(name)
     if platform:
         text = re.sub(r"http://localhost:[0-9]+", platform.url, text)
     path = folder / "session.har"
@@ -49,13 +54,7 @@ def changed(name: str, folder: Path, change: Callable[[list[Any]], object]) -> P
 
 def read(folder: Path, *arguments: object, **variables: str) -> tuple[int, str]:
     """Run the check in a folder, with a Python that has no packages; exit code and all that it said."""
-    command = [str(base_python()), "-S", str(CHECK), *map(str, arguments)]
-    return run_in(folder, command, environment_for(None, **variables))
-
-
-def plain(output: str) -> str:
-    """What was said, without the line breaks of the table."""
-    return re.sub(r"\s+", " ", output)
+    return checked(None, None, folder, *map(str, arguments), bare=True, **variables)
 
 
 def test_there_is_a_recording_of_each_dialect() -> None:
@@ -74,9 +73,7 @@ def test_what_a_browser_recorded_makes_a_copy_that_runs_the_study_unaided(
     code, output = read(path.parent, "--har", har, "--apply", path)
     assert code == 1, output  # the addresses at least
     assert "Changed my_script.py in" in output
-    done = run_script(path, platform, EB_THREADS="3", **WITHOUT_ADDRESSES)
-    assert done.returncode == 0, done.stderr + output
-    assert json.loads(done.stdout) == counts_of(platform)
+    assert_study_runs(path, platform, **WITHOUT_ADDRESSES)
     code, output = read(path.parent, "--har", har, path)
     assert code == (1 if dialect in NOTHING_TO_CHANGE and dialect != "one-session" else 0), output
     assert "write `" not in output

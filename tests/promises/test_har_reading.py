@@ -17,7 +17,8 @@ from helpers import TEMPLATE, Start, environment_for, needs_posix, shell
 from platform_check import har, shape
 from platform_check.observed import Observation
 from platform_check.script import read as read_script
-from test_har import PLAIN, RECORDINGS, WITHOUT_ADDRESSES as NOWHERE, changed, plain, read, recorded
+from test_check_platform import plain
+from test_har import PLAIN, RECORDINGS, WITHOUT_ADDRESSES as NOWHERE, changed, read, recorded, unpacked
 
 Entries = list[Any]
 
@@ -188,14 +189,6 @@ def test_another_way_to_write_the_same_gives_the_same_table(change: Callable[[En
     change(entries)
     assert table(entries) == usual
     assert len(usual) > 30
-
-
-def unpacked(name: str) -> str:
-    """The text of a recording."""
-    import gzip
-
-    [path] = [path for path in RECORDINGS if path.name == f"{name}.har.gz"]
-    return gzip.decompress(path.read_bytes()).decode("utf-8")
 
 
 def test_a_browser_that_leaves_the_token_headers_out_shows_all_else(tmp_path: Path) -> None:
