@@ -123,11 +123,11 @@ def test_a_cookie_of_one_answer_is_not_sent_with_the_next_call() -> None:
     assert ["cookie" in request.headers for request in sent] == [False, False]
 
 
-# How each place is looked for, and what stands there in the template: --apply writes in such places alone.
+# How each place is looked for, and what stands there in the template: where --apply writes.
 PLACES: dict[str, tuple[Callable[[Script], Place], str]] = {
-    "a token answer": (Script.token_answers, "response.json()"),
-    "a dead token": (Script.dead_token, "_status_of(error) != 401"),
-    "an error": (Script.error_raising, "response.raise_for_status()"),
+    "a token answer": (Script.token_answers, ".json()"),
+    "a dead token": (Script.dead_token, "!= 401"),
+    "an error": (Script.error_raising, ".raise_for_status()"),
     "a list": (lambda script: script.answer_of("organizations"), 'call_endpoint("RC", "GET", "organizations", list)'),
     "a page": (
         lambda script: script.answer_of("search_inclusions"),
@@ -145,8 +145,7 @@ PLACES: dict[str, tuple[Callable[[Script], Place], str]] = {
     "a path": (lambda script: script.entry("RC", "organizations"), '"/api/inclusions/getAllOrganizations"'),
 }
 IN_OTHER_VERSION = {
-    **{kind: text for kind, (_, text) in PLACES.items()},
-    "a dead token": "error.response.status_code != 401",
+    **{kind: PLACES[kind][1] for kind in ("a token answer", "a dead token", "an error", "a list", "a page's number")},
     "a page": 'call_endpoint("RC", "POST", "search_inclusions", dict, params={"limit": limit, "page": page})',
     "a page's size": "500",
     "a path": '"/organizations"',
@@ -156,16 +155,18 @@ IN_OTHER_VERSION = {
 @pytest.mark.parametrize("kind", PLACES)
 def test_each_place_where_something_can_be_written_is_found_in_the_template(kind: str, script: Script) -> None:
     find, text = PLACES[kind]
-    place = find(script)
-    assert place.text == text
-    assert place.text in script.lines[place.line - 1]
+    assert_found(find(script), text, script)
 
 
-@pytest.mark.parametrize("kind", [*[*PLACES][:7], "a path"])
+@pytest.mark.parametrize("kind", IN_OTHER_VERSION)
 def test_places_are_found_in_another_layout_of_the_engine(kind: str, other: Script) -> None:
-    place = PLACES[kind][0](other)
-    assert place.text == IN_OTHER_VERSION[kind]
-    assert place.text in other.lines[place.line - 1]
+    assert_found(PLACES[kind][0](other), IN_OTHER_VERSION[kind], other)
+
+
+def assert_found(place: Place, text: str, script: Script) -> None:
+    """A place has this text in it, and stands on its line: what a finder says that finds nothing is not there."""
+    assert text in place.text
+    assert place.text in script.lines[place.line - 1]
 
 
 def test_the_reader_of_tokens_is_told_from_other_readers(other: Script) -> None:
