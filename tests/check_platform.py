@@ -267,7 +267,9 @@ def client() -> httpx.Client:
 
 def check_proxies() -> None:
     """Stop if a proxy's address is none, without a word of it: a password with a raw # or / would be read as a port."""
-    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+    from platform_check.probing import PROXY_VARIABLES
+
+    for name in PROXY_VARIABLES:
         value = os.environ.get(name, "")
         try:
             parts = urllib.parse.urlsplit(value if "://" in value else f"http://{value}")
