@@ -356,41 +356,28 @@ class PageFacts:
     known: int = 0  # how many inclusions there are at least
 
 
-@dataclass(frozen=True)
-class Pages:
-    """The pages of one centre: three of one inclusion each, numbers 0 to 2, and one as large as the script asks."""
+def first_of(zero: Seen, one: Seen, two: Seen) -> int | None:
+    """The number of the first page, from the pages 0, 1, 2 of one inclusion each; None if that cannot be seen."""
+    if not one.rows or one.rows == two.rows:
+        return None
+    return 0 if zero.rows and zero.rows != one.rows else 1
 
-    small: tuple[Seen, Seen, Seen]
-    large: Seen
 
-    @property
-    def items(self) -> list[list[Any]]:
-        """What is on each page, the large one last."""
-        return [seen.rows for seen in (*self.small, self.large)]
-
-    @property
-    def first(self) -> int | None:
-        """The number of the first page, None if that cannot be seen."""
-        zero, one, two, _ = self.items
-        if not one or one == two:
-            return None
-        return 0 if zero and zero != one else 1
-
-    def facts(self, asked: int) -> PageFacts:
-        """What they tell, if so many rows were asked for on the large one."""
-        _, one, two, large = self.items
-        whole, got = total_of(self.small[1]), len(large)
-        return PageFacts(
-            page=self.small[1],
-            first=self.first,
-            same=bool(one) and one == two,
-            asked=asked,
-            large=self.large,
-            capped=got if whole is not None and got < min(whole, asked) else None,
-            limit_ignored=len(one) if len(one) > 1 else 0,
-            whole=whole,
-            known=max(*map(len, self.items), 2 if two else 0),
-        )
+def facts_of(small: tuple[Seen, Seen, Seen], large: Seen, asked: int) -> PageFacts:
+    """What the pages 0, 1, 2 of one inclusion each tell, with a large one, for which so many were asked."""
+    _, one, two = small
+    whole, got = total_of(one), len(large.rows)
+    return PageFacts(
+        page=one,
+        first=first_of(*small),
+        same=bool(one.rows) and one.rows == two.rows,
+        asked=asked,
+        large=large,
+        capped=got if whole is not None and got < min(whole, asked) else None,
+        limit_ignored=len(one.rows) if len(one.rows) > 1 else 0,
+        whole=whole,
+        known=max(got, *(len(page.rows) for page in small), 2 if two.rows else 0),
+    )
 
 
 def paging(facts: PageFacts, script: Script) -> Sequence[Finding]:

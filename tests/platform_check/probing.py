@@ -16,7 +16,7 @@ from typing import Any
 from platform_check import judgements, shape
 from platform_check.assumed import SAMPLE, known, session_of
 from platform_check.httpx_in_use import httpx
-from platform_check.judgements import About, Finding, Pages, not_tried
+from platform_check.judgements import About, Finding, not_tried
 from platform_check.script import Script
 from platform_check.shape import Path, Seen
 
@@ -324,9 +324,9 @@ class Check:
             return
         token, size = self.tokens[app], self.script.page_size().number
         zero, one, two = (self.request(app, "search_inclusions", token, limit=1, page=page) for page in (0, 1, 2))
-        first = Pages((zero, one, two), one).first
+        first = judgements.first_of(zero, one, two)
         large = self.request(app, "search_inclusions", token, limit=size, page=1 if first is None else first)
-        yield from judgements.paging(Pages((zero, one, two), large).facts(size), self.script)
+        yield from judgements.paging(judgements.facts_of((zero, one, two), large, size), self.script)
 
     def behaviour(self) -> Iterator[Finding]:
         """What all calls together tell: how fast, over how many connections, with which limits and clock."""

@@ -13,7 +13,7 @@ from helpers import TEMPLATE
 from hypothesis import given, strategies as st
 from platform_check import judgements, probing, shape
 from platform_check.changes import Edit, changed
-from platform_check.judgements import DIFFERS, OK, Pages
+from platform_check.judgements import DIFFERS, OK
 from platform_check.probing import Prober
 from platform_check.script import Place, Script
 from platform_check.shape import Seen
@@ -265,17 +265,18 @@ def page(*patients: int, total: int = 3) -> Seen:
     ],
 )
 def test_the_first_page_is_told_from_three_pages(zero: Seen, one: Seen, two: Seen, first: int | None) -> None:
-    assert Pages((zero, one, two), page(1, 2, 3)).first == first
+    assert judgements.first_of(zero, one, two) == first
 
 
 def test_a_server_that_ignores_the_number_of_the_page_is_told(script: Script) -> None:
-    finding = judgements.first_page(Pages((page(1), page(1), page(1)), page(1, 2, 3)).facts(1000), script)
+    finding = judgements.first_page(judgements.facts_of((page(1),) * 3, page(1, 2, 3), 1000), script)
     assert (finding.verdict, finding.seen) == (DIFFERS, "page 1 and page 2 are the same: the number is not looked at")
 
 
 def test_a_centre_with_one_inclusion_tells_nothing_about_pages(script: Script) -> None:
-    pages = Pages((page(), page(1, total=1), page(total=1)), page(1, total=1))
-    assert judgements.total(pages.facts(1000), script).verdict == judgements.NOT_TRIED
+    small = page(), page(1, total=1), page(total=1)
+    facts = judgements.facts_of(small, page(1, total=1), 1000)
+    assert judgements.total(facts, script).verdict == judgements.NOT_TRIED
 
 
 def test_a_page_whose_list_or_ids_have_other_names_is_told(script: Script) -> None:
