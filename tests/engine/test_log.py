@@ -8,16 +8,32 @@ import os
 import re
 import shutil
 import stat
+import subprocess
 import sys
-from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers import TEMPLATE, Load, Start, environment_for, line_of, log_of, needs_posix, python, ran, run_script, shell
+from helpers import (
+    TEMPLATE,
+    WATCHDOG,
+    Load,
+    answer,
+    environment_for,
+    line_of,
+    log_of,
+    needs_posix,
+    python,
+    ran,
+    run_script,
+    shell,
+)
 from server import Simulator
 
 Script = Callable[..., Path]
+GUARD = "\n\nif __name__ =="
 FORGERY = "innocent\r\n2026-01-01 00:00:00,000 CRITICAL MainThread   forged\x1b[2J\x85\u2028forged"
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ +\S+ +\S.*|    .*")
 posix = needs_posix(reason="Windows has no file modes")
@@ -88,9 +104,8 @@ def test_a_script_from_standard_input_has_a_log_as_well(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- its file
 
 
-def test_a_log_that_cannot_be_written_is_one_line(copy: Path, simulator: Start) -> None:
+def test_a_log_that_cannot_be_written_is_one_line(copy: Path, platform: Simulator) -> None:
     copy.with_suffix(".log").mkdir()
-    platform = simulator()
     done = run_script(copy, platform)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"my_script: my_script\.log cannot be written [^\n]+\n", done.stderr)
@@ -106,28 +121,19 @@ def test_the_log_is_appended_to(copy: Path) -> None:
 
 
 @posix
-def test_the_log_is_for_its_owner_alone_even_if_an_older_one_was_not(copy: Path) -> None:
-    log = copy.with_suffix(".log")
-    run_script(copy, None)
-    assert mode(log) == 0o600
-    log.write_text("from before\n", encoding="utf-8")
-    log.chmod(0o644)
-    run_script(copy, None)
-    assert mode(log) == 0o600
-    assert log_of(copy).startswith("from before\n")
-
-
-@posix
 @pytest.mark.parametrize("older", [False, True])
-def test_the_log_is_readable_by_its_owner_alone(platform: Simulator, script: Script, older: bool) -> None:
-    path = script("os.umask(0)")
+def test_the_log_is_readable_by_its_owner_alone_and_nothing_is_said_of_it(
+    platform: Simulator, script: Script, older: bool
+) -> None:
+    path = script("pass", edits={GUARD: f"\nos.umask(0){GUARD}"})
     log = path.with_suffix(".log")
     if older:
         log.write_text("from an older run\n")
         log.chmod(0o666)
-    assert run_script(path, platform).returncode == 0
-    assert log.stat().st_mode & 0o777 == 0o600
-    assert log.read_text(encoding="utf-8").startswith("from an older run") is older
+    done = run_script(path, platform)
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 1), done.stderr
+    assert mode(log) == 0o600
+    assert log_of(path).startswith("from an older run") is older
 
 
 def test_rotation_bounds_the_size_keeps_the_five_newest_and_others_out(copy: Path) -> None:
@@ -153,9 +159,8 @@ def test_rotation_bounds_the_size_keeps_the_five_newest_and_others_out(copy: Pat
 
 
 def test_at_debug_every_attempt_is_a_line_with_function_attempt_status_duration_and_thread(
-    load: Load, simulator: Start
+    load: Load, platform: Simulator
 ) -> None:
-    platform = simulator()
     template = load(platform, WAIT_BEFORE_RETRY=0.01, ERROR_MAX_RETRY=2, LOG_LEVEL=logging.DEBUG)
 
     def main() -> None:
@@ -177,15 +182,13 @@ def test_at_debug_every_attempt_is_a_line_with_function_attempt_status_duration_
     assert all(re.fullmatch(r"main_\d+", thread) for thread, *_ in statistics)
 
 
-def test_at_info_there_is_no_line_per_call(copy: Path, simulator: Start) -> None:
-    run_script(copy, simulator())
+def test_at_info_there_is_no_line_per_call(copy: Path, platform: Simulator) -> None:
+    run_script(copy, platform)
     assert len(log_of(copy).splitlines()) < 12
 
 
-def test_no_message_can_forge_a_line_of_the_log_or_of_the_terminal(script: Script, simulator: Start) -> None:
-    platform = simulator()
-    body = b64encode(json.dumps([{"id": "1", "name": FORGERY}]).encode()).decode()
-    platform.control(answer={"organizations": {"status": 200, "content_type": "application/json", "body_base64": body}})
+def test_no_message_can_forge_a_line_of_the_log_or_of_the_terminal(script: Script, platform: Simulator) -> None:
+    platform.control(answer={"organizations": answer(200, json.dumps([{"id": "1", "name": FORGERY}]).encode())})
     path = script(
         """
         name = get_all_organizations()[0]["name"]
@@ -203,7 +206,7 @@ def test_no_message_can_forge_a_line_of_the_log_or_of_the_terminal(script: Scrip
         list(run_parallel(fail, [name]))
         """,
         # The author's own handler formats each record before the log does.
-        edits={"\nif __name__ ==": "\nlogging.basicConfig(stream=io.StringIO())\n\nif __name__ =="},
+        edits={GUARD: f"\nlogging.basicConfig(stream=io.StringIO()){GUARD}"},
     )
     done = run_script(path, platform)
     assert done.returncode == 1
@@ -216,15 +219,15 @@ def test_no_message_can_forge_a_line_of_the_log_or_of_the_terminal(script: Scrip
     assert all(line.startswith(("innocent", "Amén", "my_script", "failed on")) for line in done.stderr.splitlines())
 
 
-def test_whatever_a_script_adds_to_its_records_its_lines_are_kept(script: Script, simulator: Start) -> None:
+def test_whatever_a_script_adds_to_its_records_its_lines_are_kept(script: Script, platform: Simulator) -> None:
     path = script("logging.warning('kept', extra={'detail': 3, 'id': None})")
-    done = run_script(path, simulator())
+    done = run_script(path, platform)
     assert done.returncode == 0
     assert re.search(r"WARNING +MainThread +kept\n", log_of(path))
 
 
 def test_a_message_that_cannot_be_made_is_told_once_by_its_line_without_what_it_was_made_of(
-    script: Script, simulator: Start
+    script: Script, platform: Simulator
 ) -> None:
     todo = """
     class Patient:
@@ -235,15 +238,15 @@ def test_a_message_that_cannot_be_made_is_told_once_by_its_line_without_what_it_
         logging.info("patient %s", Patient())  # here
     """
     path = script(todo)
-    done = run_script(path, simulator())
+    done = run_script(path, platform)
     assert re.match(rf"\S+my_script\.py:{line_of(path)}: ValueError\nmy_script: done; [^\n]*\n\Z", done.stderr), (
         done.stderr
     )
 
 
-def test_a_lone_surrogate_does_not_break_log_or_run(script: Script, simulator: Start) -> None:
+def test_a_lone_surrogate_does_not_break_log_or_run(script: Script, platform: Simulator) -> None:
     path = script('logging.error("half a character: \\ud83d, whole: é")\nraise ValueError("\\udcff")')
-    done = run_script(path, simulator())
+    done = run_script(path, platform)
     assert done.returncode == 1
     assert "half a character: \\ud83d, whole: é" in log_of(path)
     assert "Logging error" not in done.stderr
@@ -290,9 +293,47 @@ def test_results_that_standard_output_could_not_take_are_a_failed_run(
     assert log_of(path).splitlines()[-1].endswith(closing)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a device that is always full")
-def test_a_terminal_that_takes_no_line_ends_no_run(script: Script, platform: Simulator) -> None:
-    path = script("logging.error('unseen')\nprint(len(list(run_parallel(abs, range(9)))))")
-    done = shell(f"{sys.executable} my_script.py 2> /dev/full", path.parent, environment_for(platform))
-    assert (done.returncode, done.stdout) == (0, "9\n")
+@contextmanager
+def full_device() -> Iterator[int]:
+    file = os.open("/dev/full", os.O_WRONLY)
+    yield file
+    os.close(file)
+
+
+@contextmanager
+def closed_terminal() -> Iterator[int]:
+    master, slave = os.openpty()
+    os.close(master)
+    yield slave
+    os.close(slave)
+
+
+@contextmanager
+def pipe_without_reader() -> Iterator[int]:
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="devices and terminals of Unix")
+@pytest.mark.parametrize(("ending", "code"), [("", 0), ("return 3", 3)])
+@pytest.mark.parametrize("terminal", [full_device, closed_terminal, pipe_without_reader])
+def test_a_run_whose_terminal_is_gone_ends_as_it_would_with_one(
+    script: Script, platform: Simulator, terminal: Callable[[], Any], ending: str, code: int
+) -> None:
+    path = script(f"logging.error('unseen')\nprint(len(list(run_parallel(abs, range(9)))))\n{ending}")
+    with terminal() as stderr:
+        done = subprocess.run(
+            [sys.executable, str(path)],
+            cwd=path.parent,
+            env=environment_for(platform, **BUFFERED),  # unbuffered, nothing is left for the end
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            encoding="utf-8",
+            timeout=WATCHDOG,
+        )
+    assert (done.returncode, done.stdout) == (code, "9\n")
     assert "unseen" in log_of(path)
+    assert f"my_script: {'exit 3' if code else 'done'}; 3 calls in " in log_of(path).splitlines()[-1]

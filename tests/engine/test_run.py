@@ -23,6 +23,7 @@ from helpers import (
     run_script,
     study_of,
 )
+from server import Simulator
 
 Script = Callable[..., Path]
 
@@ -78,10 +79,11 @@ def test_the_template_itself_counts_the_whole_study(copy: Path, simulator: Start
 # ------------------------------------------------------------------------------------------------- how a run may end
 
 
-def leave(how: object) -> Callable[[], None]:
-    def main() -> None:
+def leave(how: object) -> Callable[[], object]:
+    def main() -> object:
         if isinstance(how, BaseException):
             raise how
+        return how
 
     return main
 
@@ -90,41 +92,40 @@ def leave(how: object) -> Callable[[], None]:
     ("how", "code", "words"),
     [
         (None, 0, "done"),
+        (0, 0, "done"),
+        (1, 1, "exit 1"),
+        ("no centre has answered", 1, "no centre has answered"),
+        ("", 1, "failed"),
+        ([{"patientId": "4711"}], 1, "failed: main returns a list: return nothing, an exit code or a text"),
         (SystemExit(), 0, "done"),
         (SystemExit(0), 0, "done"),
         (SystemExit(3), 3, "exit 3"),
         (SystemExit(256), 1, "exit 256"),
         (SystemExit(-1), 1, "exit -1"),
         (SystemExit("no centre has been chosen"), 1, "no centre has been chosen"),
+        (SystemExit(""), 1, "failed"),
         (ValueError("column 7 is empty"), 1, "failed: ValueError"),
         (KeyError("patientId"), 1, "failed: KeyError"),
         (RecursionError("too deep"), 1, "failed: RecursionError"),
     ],
 )
 def test_the_closing_line_and_the_exit_code_tell_how_the_run_ended(
-    load: Load, simulator: Start, capfd: pytest.CaptureFixture[str], how: object, code: int, words: str
+    load: Load, platform: Simulator, capfd: pytest.CaptureFixture[str], how: object, code: int, words: str
 ) -> None:
-    template = load(simulator())
-    ended, log = ran(template, leave(how))
+    ended, log = ran(load(platform), leave(how))
     out, err = capfd.readouterr()
     assert (ended, out) == (code, "")
     [line] = err.splitlines()
     assert f": {words}; 3 calls in " in line
-    assert log.splitlines()[-1].endswith(line) or isinstance(how, Exception)
-    assert ("Traceback" in log) == isinstance(how, Exception)
-
-
-def test_the_exit_code_is_that_of_the_process(script: Script, simulator: Start) -> None:
-    platform = simulator()
-    assert [run_script(script(f"sys.exit({code})"), platform).returncode for code in (0, 3)] == [0, 3]
-    assert run_script(script('raise ValueError("é")'), platform).returncode == 1
+    assert log.splitlines()[-1].endswith(line)
+    assert ("Traceback" in log) == words.startswith("failed: ")
 
 
 def test_what_a_call_raises_ends_the_run_with_one_line_and_a_traceback_in_the_log(
-    script: Script, simulator: Start
+    script: Script, platform: Simulator
 ) -> None:
     path = script('print("first")\nget_record_by_patient("-".join(["patient", "4711"]))\nprint("never")')
-    done = run_script(path, simulator())
+    done = run_script(path, platform)
     assert (done.returncode, done.stdout) == (1, "first\n")
     closing = r"my_script: failed: get_record_by_patient: HTTP 404 \(my_script.py line \d+\); [^\n]+\n"
     assert re.fullmatch(closing, done.stderr)
@@ -146,15 +147,15 @@ def test_what_a_call_raises_ends_the_run_with_one_line_and_a_traceback_in_the_lo
     ids=["itself", "a library", "the engine", "a task of run_parallel", "a task of a pool", "after a call"],
 )
 def test_the_closing_line_names_the_last_line_of_the_script_on_the_way_to_an_unforeseen_error(
-    script: Script, simulator: Start, todo: str
+    script: Script, platform: Simulator, todo: str
 ) -> None:
     path = script(todo)
-    done = run_script(path, simulator())
+    done = run_script(path, platform)
     assert done.returncode == 1
     assert re.search(rf"my_script: failed: \w+(: .*)? \(my_script\.py line {line_of(path)}\); \d calls", done.stderr)
 
 
-def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: Path, simulator: Start) -> None:
+def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: Path, platform: Simulator) -> None:
     path = copy.with_name("importing.py")
     path.write_text(
         "import sys, my_script\n\n\n"
@@ -162,7 +163,7 @@ def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: P
         "sys.exit(my_script.run(main))\n",
         encoding="utf-8",
     )
-    done = run_script(path, simulator())
+    done = run_script(path, platform)
     assert done.returncode == 1
     assert f" (importing.py line {line_of(path)}); " in done.stderr
 
@@ -173,7 +174,7 @@ def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: P
     ids=["with an error", "without one"],
 )
 def test_sys_exit_in_a_thread_of_the_scripts_own_fails_the_run_if_it_tells_an_error(
-    script: Script, simulator: Start, leaving: str, code: int, words: str
+    script: Script, platform: Simulator, leaving: str, code: int, words: str
 ) -> None:
     todo = f"""
     def work():
@@ -183,13 +184,13 @@ def test_sys_exit_in_a_thread_of_the_scripts_own_fails_the_run_if_it_tells_an_er
     thread.start()
     thread.join()
     """
-    done = run_script(script(todo), simulator())
+    done = run_script(script(todo), platform)
     assert done.returncode == code
     assert done.stderr.splitlines()[-1].startswith(f"my_script: {words}")
 
 
 def test_a_thread_of_the_scripts_own_that_fails_costs_the_exit_code_and_lets_main_go_on(
-    script: Script, simulator: Start
+    script: Script, platform: Simulator
 ) -> None:
     path = script(
         """
@@ -204,14 +205,14 @@ def test_a_thread_of_the_scripts_own_that_fails_costs_the_exit_code_and_lets_mai
         print(len(get_all_organizations()))
         """
     )
-    done = run_script(path, simulator())
+    done = run_script(path, platform)
     assert (done.returncode, done.stdout) == (1, "5\n")
     closing = r"(?m)\bmy_script: failed: thread Thread-\d \(bring\): IndexError \(my_script.py line \d+\); .* log in "
     assert re.search(closing, done.stderr)
     assert re.search(closing, log_of(path))
 
 
-def test_a_thread_of_the_scripts_own_may_use_a_pool_after_main_is_done(script: Script, simulator: Start) -> None:
+def test_a_thread_of_the_scripts_own_may_use_a_pool_after_main_is_done(script: Script, platform: Simulator) -> None:
     todo = """
     def late():
         while _stop.may_interrupt:  # until main is over
@@ -224,19 +225,19 @@ def test_a_thread_of_the_scripts_own_may_use_a_pool_after_main_is_done(script: S
     subtasks_thread_pool.submit(is_late.wait)  # for which the run waits
     threading.Thread(target=late).start()
     """
-    done = run_script(script(todo), simulator())
+    done = run_script(script(todo), platform)
     assert (done.returncode, done.stdout) == (0, "5\n")
 
 
 def test_the_closing_line_names_no_line_where_none_of_the_script_has_a_part_in_it(
-    script: Script, simulator: Start
+    script: Script, platform: Simulator
 ) -> None:
     path = script("pass", edits={"    _check_proxies()\n    user": "    {}['x']\n    user"})
-    done = run_script(path, simulator())
+    done = run_script(path, platform)
     assert (done.returncode, done.stderr) == (1, "my_script: failed: KeyError\n")
 
 
-def test_standard_output_carries_only_what_the_script_prints(script: Script, simulator: Start) -> None:
+def test_standard_output_carries_only_what_the_script_prints(script: Script, platform: Simulator) -> None:
     path = script(
         """
         print("id;name")
@@ -245,13 +246,10 @@ def test_standard_output_carries_only_what_the_script_prints(script: Script, sim
         for organization, _ in run_parallel(lambda organization: None, get_all_organizations()):
             print(organization["id"], organization["name"], sep=";")
         get_request_by_tube("unknown")
-        """
+        """,
+        WAIT_BEFORE_RETRY=0.01,
     )
-    platform = simulator("--fault", "500=0.2")
-    path.write_text(
-        path.read_text(encoding="utf-8").replace("WAIT_BEFORE_RETRY = 0.5 ", "WAIT_BEFORE_RETRY = 0.01 "),
-        encoding="utf-8",
-    )
+    platform.control(faults={"500": 0.2})
     done = run_script(path, platform)
     assert done.returncode == 1
     header, *rows = done.stdout.splitlines()
@@ -264,10 +262,10 @@ def test_standard_output_carries_only_what_the_script_prints(script: Script, sim
 
 
 @needs_posix(reason="closes the descriptors with a POSIX shell")
-def test_a_run_without_any_standard_stream_works(script: Script, simulator: Start) -> None:
+def test_a_run_without_any_standard_stream_works(script: Script, platform: Simulator) -> None:
     path = script('print("unseen")\nlist(run_parallel(len, ["a"]))\nlogging.error("unseen, too")')
     command = ["/bin/sh", "-c", f"exec {sys.executable} my_script.py <&- >&- 2>&-"]
-    done = subprocess.run(command, cwd=path.parent, env=environment_for(simulator()), timeout=WATCHDOG)
+    done = subprocess.run(command, cwd=path.parent, env=environment_for(platform), timeout=WATCHDOG)
     assert done.returncode == 0
     assert "my_script: done; " in log_of(path)
 
@@ -294,10 +292,10 @@ class Unspeakable(Exception):
     ids=["in main", "in a chain", "in a task", "in a call", "in a thread"],
 )
 def test_an_exception_that_cannot_say_what_it_is_ends_the_run_like_any_other(
-    script: Script, simulator: Start, todo: str
+    script: Script, platform: Simulator, todo: str
 ) -> None:
     path = script(UNSPEAKABLE + todo)
-    done = run_script(path, simulator())
+    done = run_script(path, platform)
     assert done.returncode == 1
     closing = done.stderr.splitlines()[-1]
     assert re.match(r"my_script: failed: .*Unspeakable", closing)

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import tempfile
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -150,6 +151,16 @@ def test_an_api_function_that_would_not_run_is_refused(template: Any, function: 
 def test_a_task_of_run_parallel_that_would_not_run_is_refused(template: Any, function: Callable[..., Any]) -> None:
     with pytest.raises(template.WrongType, match=SAYS_WHAT):
         list(template.run_parallel(function, [1, 2, 3]))
+
+
+@never_run
+def test_a_main_that_would_not_run_is_refused(
+    platform: Simulator, load: Load, capsys: pytest.CaptureFixture[str], function: Callable[..., Any]
+) -> None:
+    assert load(platform).run(function) in (1, 2)
+    said = capsys.readouterr().err
+    assert re.search(SAYS_WHAT, said), said
+    assert "done" not in said
 
 
 @never_run
