@@ -162,6 +162,11 @@ def ran(template: Any, main: Callable[[], object]) -> tuple[int, str]:
     return code, log_of(log)
 
 
+def said(done: subprocess.CompletedProcess[str], path: Path) -> str:
+    """All that a run of a script has said: on the terminal, in its output and in its log."""
+    return done.stdout + done.stderr + log_of(path)
+
+
 def python(arguments: list[str], folder: Path, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """Python in a folder, with no EB_ variable but those given."""
     return subprocess.run(

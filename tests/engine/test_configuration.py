@@ -310,13 +310,6 @@ def test_a_refused_address_ends_the_script_with_exit_code_2_and_one_line(script:
     assert re.fullmatch(rf"my_script: set EB_GDD_URL: 'http://\S+' {UNENCRYPTED}\n", finished.stderr)
 
 
-def test_a_login_in_an_address_is_not_written(script: Script) -> None:
-    path = script('print("never here")')
-    finished = run_script(path, None, EB_IAM_URL="https://me:let@me-in@iam.endobest.example", EB_PASSWORD="x")
-    assert re.match(r"my_script: set EB_IAM_URL[^:]*: the address has a user and a password in it", finished.stderr)
-    assert "me-in" not in finished.stderr + path.with_suffix(".log").read_text(encoding="utf-8")
-
-
 def test_a_service_that_the_simulated_platform_does_not_have_is_not_reached_from_the_sandbox(
     script: Script, simulator: Start
 ) -> None:
