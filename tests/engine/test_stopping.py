@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Load, Start, answer, environment_for, needs_posix, summary_of, wait_until
+from helpers import Load, answer, environment_for, needs_posix, summary_of, wait_until
 from server import Simulator
 
 sent_by_kill = needs_posix(reason="Windows has no kill(); a twin raises the signal from within")
@@ -77,6 +77,20 @@ def start() -> Iterator[Callable[..., Running]]:
         running.process.wait()
 
 
+@pytest.fixture(scope="module")
+def own_simulator() -> Iterator[Simulator]:
+    """A platform of these tests' own: calls that it holds may end, and be counted, long after their test."""
+    with Simulator(sys.executable, "--centres", "5", "--patients", "60") as platform:
+        yield platform
+
+
+@pytest.fixture
+def held(own_simulator: Simulator) -> Simulator:
+    """A platform that holds each call for a minute, though no login."""
+    own_simulator.control(latency=0, hold=60, answer={"statistics": None}, reset_counts=True)
+    return own_simulator
+
+
 def check_stopped(running: Running, number: signal.Signals) -> None:
     """The process ends by itself, in time, with its exit code, a complete log and not one word too many."""
     assert running.exit_code() == EXIT_CODES[number]
@@ -102,8 +116,7 @@ class State:
 
     todo: str
     busy: Callable[[Running, Simulator], Any]
-    options: tuple[str, ...] = ()
-    constants: dict[str, float] = field(default_factory=lambda: {"_GRACE_SECONDS": 60})  # not to be used up
+    constants: dict[str, float] = field(default_factory=dict)  # the grace is not to be used up, but where it is set
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -127,24 +140,23 @@ def has_said(words: str, suffix: str = ".out") -> Callable[[Running, Simulator],
 
 
 STATES = {
-    "login": State("", waits_for_an_answer("login"), options=("--latency", "60")),
+    "login": State("", waits_for_an_answer("login"), settings={"latency": 60}),
     "60 calls held": State(
         "list(run_parallel(get_statistics, itertools.repeat('1')))",
         has_seen("statistics", 60),
-        constants={"MAX_THREADS": 60},
-        settings={"hold": 60},
+        constants={"MAX_THREADS": 60, "_GRACE_SECONDS": 0.5},
     ),
     "backing off": State(
         "list(run_parallel(get_statistics, itertools.repeat('1')))",
         has_said("next in", ".log"),
-        constants={"WAIT_BEFORE_RETRY": 60, "_GRACE_SECONDS": 60},
-        settings={"answer": {"statistics": answer(503)}},
+        constants={"WAIT_BEFORE_RETRY": 60},
+        settings={"hold": 0, "answer": {"statistics": answer(503)}},
     ),
     "backing off in the main thread": State(
         "get_statistics('1')",
         has_said("next in", ".log"),
-        constants={"WAIT_BEFORE_RETRY": 60, "_GRACE_SECONDS": 60},
-        settings={"answer": {"statistics": answer(503)}},
+        constants={"WAIT_BEFORE_RETRY": 60},
+        settings={"hold": 0, "answer": {"statistics": answer(503)}},
     ),
     "queue of 100,000": State(
         """
@@ -160,19 +172,20 @@ STATES = {
     ),
     "own loop": State("print('busy', flush=True)\nwhile True:\n    pass", has_said("busy")),
 }
+BY_SIGNAL = [(name, signal.SIGINT) for name in STATES]
+BY_SIGNAL += [(name, number) for name in ("login", "60 calls held") for number in list(EXIT_CODES)[1:]]
 
 
 @sent_by_kill
-@pytest.mark.parametrize("number", EXIT_CODES, ids=lambda number: number.name)
-@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize(("name", "number"), BY_SIGNAL, ids=lambda value: getattr(value, "name", value))
 def test_a_signal_ends_the_run_with_its_exit_code_a_complete_log_and_the_finally_of_the_script(
-    simulator: Start, script: Script, start: Callable[..., Running], name: str, number: signal.Signals
+    held: Simulator, script: Script, start: Callable[..., Running], name: str, number: signal.Signals
 ) -> None:
-    state, platform = STATES[name], simulator(*STATES[name].options)
-    platform.control(**state.settings)
-    path = script(with_finally(state.todo), **state.constants)
-    running = start(path, platform, EB_THREADS=str(state.constants.get("MAX_THREADS", 20)))
-    state.busy(running, platform)
+    state = STATES[name]
+    held.control(**state.settings)
+    path = script(with_finally(state.todo), **{"_GRACE_SECONDS": 60, **state.constants})
+    running = start(path, held, EB_THREADS=str(state.constants.get("MAX_THREADS", 20)))
+    state.busy(running, held)
     running.process.send_signal(number)
     check_stopped(running, number)
     assert ("the finally ran" in running.text(".out")) == (name != "login")
@@ -196,6 +209,7 @@ def blocked(*_):
     threading.Event().wait()
 
 """
+SHORT = {"_GRACE_SECONDS": 0.5}  # where it is used up
 GOES_ON = {
     "a task that never returns": "main_thread_pool.submit(blocked).result()",
     "a subtask that never returns": "main_thread_pool.submit(subtasks_thread_pool.submit, blocked)",
@@ -228,6 +242,10 @@ GOES_ON = {
         "future.result()"
     ),
     "a thread of the script's own": "threading.Thread(target=blocked).start()\nthreading.Event().wait()",
+    "a thread of the script's own, after main": (
+        "def late():\n    while _stop.may_interrupt:  # until main is over\n        time.sleep(0.01)\n    blocked()\n\n"
+        "threading.Thread(target=late).start()"
+    ),
     "a task, after an except of the script's": (
         "with contextlib.suppress(BaseException):\n    main_thread_pool.submit(blocked).result()"
     ),
@@ -254,7 +272,7 @@ GOES_ON = {
 def test_nothing_that_never_ends_holds_the_process_after_ctrl_c(
     platform: Simulator, script: Script, start: Callable[..., Running], name: str
 ) -> None:
-    check_ctrl_c(start(script(BLOCKED + GOES_ON[name]), platform), "blocked")
+    check_ctrl_c(start(script(BLOCKED + GOES_ON[name], **SHORT), platform), "blocked")
 
 
 @sent_by_kill
@@ -314,9 +332,8 @@ def test_a_signal_that_is_ignored_at_the_start_stays_ignored_and_sigterm_works(
 
 @sent_by_kill
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a mutex of zeros need not be a mutex")
-@pytest.mark.parametrize("number", EXIT_CODES, ids=lambda number: number.name)
 def test_a_call_of_c_code_that_goes_on_after_a_signal_does_not_hold_the_process(
-    platform: Simulator, script: Script, start: Callable[..., Running], number: signal.Signals
+    platform: Simulator, script: Script, start: Callable[..., Running]
 ) -> None:
     todo = """
     import ctypes
@@ -326,17 +343,12 @@ def test_a_call_of_c_code_that_goes_on_after_a_signal_does_not_hold_the_process(
     for _ in range(2):
         ctypes.CDLL(None).pthread_mutex_lock(mutex)
     """
-    running = start(script(todo), platform)
-    running.says("deaf")
-    running.process.send_signal(number)
-    check_stopped(running, number)
+    check_ctrl_c(start(script(todo, **SHORT), platform), "deaf")
 
 
+CAUGHT = ("a finally", "an except that catches whatever comes, for ever", "a task, after an except of the script's")
 SECOND = {
-    "future.result()": "main_thread_pool.submit(blocked).result()",
-    "a finally": "try:\n    blocked()\nfinally:\n    threading.Event().wait()",
-    "an except for ever": "while True:\n    with contextlib.suppress(BaseException):\n        blocked()",
-    "an except, and a task that goes on": GOES_ON["a task, after an except of the script's"],
+    **{name: GOES_ON[name] for name in ("a task that never returns", *CAUGHT)},
     "closing after a failure": (
         "begun = threading.Event()\nmain_thread_pool.submit(lambda: (begun.set(), blocked()))\nbegun.wait()\n"
         "raise LookupError('no input')"
@@ -396,43 +408,30 @@ def raising(script: Script, todo: str, *numbers: signal.Signals, within: str = "
 
 STANDS = {
     "a call": "get_statistics('1')",
-    "future.result() of 1,000 calls": (
+    "the results of 1,000 calls": (
         "[future.result() for future in [main_thread_pool.submit(get_statistics, '1') for _ in range(1000)]]"
     ),
-    "as_completed": (
-        "for future in as_completed([main_thread_pool.submit(get_statistics, '1') for _ in range(1000)]):\n"
-        "    future.result()"
-    ),
-    "Event().wait()": "threading.Event().wait()",
-    "run_parallel": "list(run_parallel(get_statistics, itertools.repeat('1')))",
-    "a with": "with subtasks_thread_pool as executor:\n    executor.submit(get_statistics, '1')",
-    "a finally": "try:\n    1 / 0\nfinally:\n    threading.Event().wait()",
-    "an except for ever": (
-        "while True:\n    with contextlib.suppress(BaseException):\n        threading.Event().wait()"
-    ),
-    "an except, and a task that goes on": (
-        "with contextlib.suppress(BaseException):\n    main_thread_pool.submit(threading.Event().wait).result()"
-    ),
+    "a wait": "threading.Event().wait()",
+    "the loop over run_parallel": "list(run_parallel(get_statistics, itertools.repeat('1')))",
     "a full pipe": "os.dup2(os.pipe()[1], 1)\nprint('x' * 1_000_000, flush=True)",
+    **{name: BLOCKED + GOES_ON[name] for name in CAUGHT},
 }
 
 
 @sent_by_kill
 @pytest.mark.parametrize("name", STANDS)
 def test_a_signal_that_the_main_thread_does_not_hear_ends_the_run_all_the_same(
-    simulator: Start, script: Script, start: Callable[..., Running], name: str
+    held: Simulator, script: Script, start: Callable[..., Running], name: str
 ) -> None:
-    platform = simulator()
-    platform.control(hold=60)
-    check_stopped(start(raising(script, STANDS[name], signal.SIGINT), platform), signal.SIGINT)
+    check_stopped(start(raising(script, STANDS[name], signal.SIGINT, **SHORT), held), signal.SIGINT)
 
 
 @sent_by_kill
 def test_a_signal_that_the_main_thread_does_not_hear_ends_a_login_that_is_held(
-    simulator: Start, script: Script, start: Callable[..., Running]
+    held: Simulator, script: Script, start: Callable[..., Running]
 ) -> None:
-    platform = simulator("--latency", "60")
-    check_stopped(start(raising(script, "pass", signal.SIGINT, within="post"), platform), signal.SIGINT)
+    held.control(latency=60)
+    check_stopped(start(raising(script, "pass", signal.SIGINT, within="post", **SHORT), held), signal.SIGINT)
 
 
 @sent_by_kill
@@ -441,7 +440,7 @@ def test_a_signal_that_is_sent_twice_at_once_leaves_a_complete_log(
     platform: Simulator, script: Script, start: Callable[..., Running], number: signal.Signals
 ) -> None:
     """Shell and kernel both send SIGHUP when a terminal closes; timeout(1) sends SIGTERM to its child and its group."""
-    path = raising(script, "threading.Event().wait()", number, number)
+    path = raising(script, "threading.Event().wait()", number, number, **SHORT)
     check_stopped(start(path, platform), number)
 
 
@@ -461,7 +460,7 @@ def test_a_first_signal_while_a_failed_run_is_closing_leaves_the_reason_the_tabl
     begun.wait()
     raise LookupError("no input")
     """
-    running = start(script(todo), platform)
+    running = start(script(todo, **SHORT), platform)
     assert running.exit_code() == 1
     log = running.text(".log")
     assert log.count("CRITICAL") == 2
@@ -490,24 +489,17 @@ def test_a_script_that_handles_ctrl_c_itself_is_neither_interrupted_nor_ended(
 
 
 def test_a_failed_run_does_not_wait_for_the_calls_that_are_held(
-    simulator: Start, script: Script, start: Callable[..., Running]
+    held: Simulator, script: Script, start: Callable[..., Running]
 ) -> None:
-    platform = simulator()
-    platform.control(hold=60)
     todo = """
     futures = [main_thread_pool.submit(get_statistics, "1") for _ in range(30)]
-    while input_is_missing():
-        pass
+    while not Path("go on").exists():
+        time.sleep(0.01)
+    raise LookupError("no input")
     """
-    helper = """
-    def input_is_missing():
-        if Path("go on").exists():
-            raise LookupError("no input")
-        return True
-    """
-    path = script(textwrap.dedent(helper) + textwrap.dedent(todo))
-    running = start(path, platform)
-    has_seen("statistics", 20)(running, platform)
+    path = script(todo, **SHORT)
+    running = start(path, held)
+    has_seen("statistics", 20)(running, held)
     path.with_name("go on").touch()
     assert running.exit_code() == 1
     assert "my_script: failed: LookupError (" in running.text(".err")
@@ -515,43 +507,15 @@ def test_a_failed_run_does_not_wait_for_the_calls_that_are_held(
 
 
 @sent_by_kill
-@pytest.mark.parametrize("number", EXIT_CODES, ids=lambda number: number.name)
-def test_the_first_signal_while_a_failed_run_is_closing_leaves_reason_table_and_closing_line_in_the_log(
-    simulator: Start, script: Script, start: Callable[..., Running], number: signal.Signals
-) -> None:
-    platform = simulator()
-    platform.control(hold=60)
-    todo = """
-    for _ in range(20):
-        main_thread_pool.submit(get_statistics, "1")
-    while not Path("go on").exists():
-        time.sleep(0.01)
-    raise LookupError("no input")
-    """
-    path = script(todo, _GRACE_SECONDS=5)
-    running = start(path, platform)
-    has_seen("statistics", 20)(running, platform)
-    path.with_name("go on").touch()
-    running.says("failed: LookupError (", ".log")  # and now it waits for 20 calls
-    running.process.send_signal(number)
-    assert running.exit_code() in (1, EXIT_CODES[number])
-    assert "Traceback" in running.text(".log")
-    assert "API function" in running.text(".log")
-    closing = running.text(".err").splitlines()[-1]
-    assert closing.startswith("my_script: failed: LookupError (")
-    assert running.text(".log").splitlines()[-1].endswith(closing)
-
-
-@sent_by_kill
 @pytest.mark.parametrize("state", ["in flight", "backing off"])
 def test_calls_that_ctrl_c_cuts_off_are_no_failures(
-    simulator: Start, script: Script, start: Callable[..., Running], state: str
+    held: Simulator, script: Script, start: Callable[..., Running], state: str
 ) -> None:
-    platform = simulator()
-    platform.control(**({"hold": 60} if state == "in flight" else {"answer": {"statistics": answer(503)}}))
-    path = script("list(run_parallel(get_statistics, itertools.repeat('1')))", _GRACE_SECONDS=1, WAIT_BEFORE_RETRY=60)
-    running = start(path, platform)
-    has_seen("statistics", 20)(running, platform)
+    if state == "backing off":
+        held.control(hold=0, answer={"statistics": answer(503)})
+    path = script("list(run_parallel(get_statistics, itertools.repeat('1')))", WAIT_BEFORE_RETRY=60, **SHORT)
+    running = start(path, held)
+    has_seen("statistics", 20)(running, held)
     if state == "backing off":
         wait_until(lambda: running.text(".log").count("attempt 1, next in") == 20)
     running.process.send_signal(signal.SIGINT)
@@ -568,10 +532,9 @@ atexit.register(print, "ended by itself")
 
 
 def test_tasks_that_outlast_a_failure_start_no_thread_anew(
-    simulator: Start, script: Script, start: Callable[..., Running]
+    platform: Simulator, script: Script, start: Callable[..., Running]
 ) -> None:
-    platform = simulator()
-    platform.control(hold=1, answer={"statistics": answer(200)})
+    platform.control(hold=0.5, answer={"statistics": answer(200)})
     todo = """
     begun = threading.Semaphore(0)
 
