@@ -107,17 +107,6 @@ def test_a_call_within_a_stream_leaves_no_connection_in_use_to_be_closed(
     assert [template.create(f"key {number}") for number in range(2)] == [1, 2]
 
 
-@pytest.mark.parametrize("status", [201, 202])
-def test_a_success_without_a_body_other_than_200_is_not_asked_for_again(
-    platform: Simulator, logged_in: Load, status: int
-) -> None:
-    template = logged_in(platform)
-    platform.control(answer={"echo": answer(status, b"")})
-    with pytest.raises(template.WrongValue, match=f"HTTP {status}: the answer has no body"):
-        template.echo(1)
-    assert platform.seen()["requests"]["echo"] == 1
-
-
 @pytest.mark.parametrize("params", [httpx.QueryParams([("s", "1"), ("s", "2")]), [("s", 1), ("s", 2)], {"s": [1, 2]}])
 def test_a_parameter_that_comes_twice_is_sent_twice(template: Any, params: Any) -> None:
     assert template._query_of(params) == "s=1&s=2"

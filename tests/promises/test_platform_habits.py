@@ -110,14 +110,14 @@ def test_no_cookie_of_a_redirect_is_sent_back(platform: Simulator, logged_in: Lo
 # ----------------------------------------------------------------------------------------------------- Limits of a rate
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 409, 503])
+@pytest.mark.parametrize("status", [403, 503])
 def test_a_refusal_that_says_when_to_come_back_is_tried_again(
     platform: Simulator, logged_in: Load, status: int
 ) -> None:
     template = logged_in(platform)
-    platform.control(answer={"echo": answer(status, retry_after="1", times=2)})
+    platform.control(answer={"echo": answer(status, retry_after="1", times=1)})
     assert template.echo(1) == 1
-    assert platform.seen()["requests"]["echo"] == 3
+    assert platform.seen()["requests"]["echo"] == 2
 
 
 def test_a_creation_that_is_to_come_back_later_is_made_once(platform: Simulator, logged_in: Load) -> None:
@@ -179,16 +179,6 @@ def test_a_creation_with_an_empty_answer_is_not_repeated(platform: Simulator, lo
     with pytest.raises(JSONDecodeError):
         template.create("a key")
     assert platform.seen()["requests"]["create"] == 1
-
-
-@pytest.mark.parametrize("status", [204, 205])
-def test_an_answer_that_is_empty_by_its_status_means_it(platform: Simulator, logged_in: Load, status: int) -> None:
-    template = logged_in(platform)
-    platform.control(answer={"echo": answer(status, b"")})
-    with pytest.raises(ValueError, match=r"^") as empty:
-        template.echo(1)
-    assert "no body" in template.describe(empty.value)
-    assert platform.seen()["requests"]["echo"] == 1
 
 
 def test_a_function_may_take_an_empty_answer_for_what_it_is(platform: Simulator, logged_in: Load) -> None:
