@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, as_completed
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -288,40 +288,6 @@ def test_an_exception_in_a_with_cancels_what_is_queued_and_passes(template: Any)
         in_time(template, work)
     assert Counter(future.cancelled() for future in futures) == {True: 198, False: 2}
     assert works(template)
-
-
-def test_the_stop_on_error_form_raises_the_first_error_at_once_and_the_pool_works_afterwards(template: Any) -> None:
-    resize(template, 4, 4)
-    gate, done = threading.Event(), []
-
-    def task(number: int) -> int:
-        if number == 3:
-            raise Broken(number)
-        gate.wait(WATCHDOG)
-        done.append(number)
-        return number
-
-    def work() -> None:
-        with (
-            template.tqdm(total=1000, bar_format=template.custom_bar_format) as pbar,
-            template.main_thread_pool as executor,
-        ):
-            futures = [executor.submit(task, number) for number in range(1000)]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    pbar.update(1)
-            except Exception:
-                executor.shutdown(wait=False, cancel_futures=True)
-                raise
-
-    with pytest.raises(Broken, match="3"):
-        in_time(template, work)  # the three tasks in flight are still held: nobody waits for them
-    assert not done
-    gate.set()
-    assert works(template)
-    template.main_thread_pool.shutdown()
-    assert len(done) <= 4, "what was queued is gone"
 
 
 @pytest.mark.parametrize("name", POOLS)

@@ -14,7 +14,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from helpers import TEMPLATE, WATCHDOG, Load, Start, a_tube, environment_for, patients_of, run_script
+from helpers import TEMPLATE, WATCHDOG, a_tube, environment_for, run_script
 from server import Simulator
 from study import Study
 
@@ -72,16 +72,6 @@ SUBTASKS = """
         return subtasks_thread_pool.submit(search_inclusions, org_id, 1000, 1).result()
 """
 
-ROWS = """
-    def rows_of(record):
-        return [
-            get_nested_value(record, ["organization", "name"]),
-            get_nested_value(record, ["visits", "*", "name"]),
-            get_nested_value(record, ["visits", "*", "exams", "*", "type"]),
-            get_nested_value(record, ["withdrawal", "reason"], default="none"),
-        ]
-"""
-
 
 def written_by_the_author(template: Any, code: str) -> None:
     """Carry out code as if it stood in the script itself."""
@@ -91,11 +81,6 @@ def written_by_the_author(template: Any, code: str) -> None:
 def in_order(values: Any) -> list[str]:
     """Results that came in any order, made comparable."""
     return sorted(map(repr, values))
-
-
-@pytest.fixture
-def platform(simulator: Start) -> Simulator:
-    return simulator()
 
 
 def test_login_alone_configures_every_enabled_service(template: Any, platform: Simulator) -> None:
@@ -171,50 +156,6 @@ def test_a_task_submits_to_the_subtasks_pool_and_waits_for_the_result(template: 
     pages = template.process_all(template.first_page_of, template.get_all_organizations() * 20)
     expected = [study.inclusions(organization["id"], 1000, 1) for organization in study.organizations]
     assert in_order(pages) == in_order([page["data"] for page in expected if page] * 20)
-
-
-def test_more_tasks_that_wait_for_subtasks_than_there_are_threads_of_either_kind(
-    platform: Simulator, load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    template = load(platform, SUBTASKS_POOL_SIZE=1)
-    monkeypatch.setenv("EB_THREADS", "1")
-    template.login()
-    written_by_the_author(template, POOL_WITH_BAR)
-    submit = template.subtasks_thread_pool.submit
-
-    def task(number: int) -> int:
-        return int(submit(lambda: submit(abs, number).result(20)).result(20))
-
-    assert in_order(template.process_all(task, range(50))) == in_order(range(50))
-
-
-def test_run_parallel_gives_each_item_with_its_result(template: Any, study: Study) -> None:
-    centres = [organization["id"] for organization in study.organizations]
-    pairs = template.run_parallel(template.get_statistics, centres, desc="Centres")
-    assert dict(pairs) == {centre: study.statistics(centre) for centre in centres}
-
-
-def test_threads_have_places_for_their_bars(template: Any) -> None:
-    meeting = threading.Barrier(template.main_thread_pool.size)
-
-    def place(_: int) -> int:
-        meeting.wait(WATCHDOG)
-        return int(template.get_thread_position())
-
-    places = [place for _, place in template.run_parallel(place, range(meeting.parties))]
-    assert sorted(places) == list(range(1, meeting.parties + 1))
-    assert template.get_thread_position() == 0
-
-
-def test_nested_values_of_a_record(template: Any, study: Study) -> None:
-    written_by_the_author(template, ROWS)
-    for record in map(template.get_record_by_patient, patients_of(study)):
-        assert template.rows_of(record) == [
-            record["organization"]["name"],
-            [visit["name"] for visit in record["visits"]],
-            [exam["type"] for visit in record["visits"] for exam in visit["exams"]],
-            record.get("withdrawal", {"reason": "none"})["reason"],
-        ]
 
 
 def test_tokens_hold_the_current_ones_after_a_renewal(template: Any, platform: Simulator) -> None:
