@@ -16,12 +16,6 @@ from study import Study
 imported_template = imported(TEMPLATE)  # for every_page, which needs no platform
 
 
-@pytest.fixture
-def platform(simulator: Start) -> Simulator:
-    """A platform of each test's own: one of them caps its pages."""
-    return simulator()
-
-
 def test_every_function_of_the_table_returns_what_the_platform_holds(template: Any, study: Study) -> None:
     assert template.get_all_organizations() == study.organizations
     for organization in study.organizations:
@@ -169,7 +163,7 @@ ODDITIES_OF_PAGES: dict[str, Callable[[list[Any]], Any]] = {
 ODDITIES = sorted(ODDITIES_OF_PAGES)
 
 
-@settings(derandomize=True, deadline=None, max_examples=3000, suppress_health_check=list(HealthCheck))
+@settings(derandomize=True, deadline=None, max_examples=1000, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_a_server_does_every_page_gives_its_very_rows_or_an_error(data: Any) -> None:
     server, every_page = Server(data.draw), imported_template.every_page

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from console import Console
-from helpers import WATCHDOG, Start, environment_for, log_of, needs_posix, run_script, wait_until
+from helpers import WATCHDOG, environment_for, log_of, needs_posix, run_script, wait_until
 from server import Simulator
 
 if sys.platform != "win32":
@@ -94,13 +94,15 @@ def at_console(
 
 
 def variables_without(platform: Simulator, *missing: str) -> dict[str, str]:
-    variables = environment_for(platform)
+    variables = environment_for(platform, EB_USER_NAME=DEFAULT_USER, EB_PASSWORD=SECRET)
     return {name: value for name, value in variables.items() if name not in missing}
 
 
 @pytest.fixture
-def platform(simulator: Start) -> Simulator:
-    return simulator("--user", DEFAULT_USER, "--password", SECRET)
+def platform(platform: Simulator) -> Simulator:
+    """A platform that knows the user whom the questions offer."""
+    platform.control(user=DEFAULT_USER, password=SECRET)
+    return platform
 
 
 @pytest.fixture
@@ -119,8 +121,8 @@ def test_enter_takes_the_defaults_and_the_password_is_shown_nowhere(path: Path, 
     assert talked.echo
 
 
-def test_what_is_typed_is_used(path: Path, simulator: Start) -> None:
-    platform = simulator("--user", "zoé@hôpital.example", "--password", SECRET)
+def test_what_is_typed_is_used(path: Path, platform: Simulator) -> None:
+    platform.control(user="zoé@hôpital.example")
     answers = [(USER, "zoé@hôpital.example" + ENTER), (THREADS, "3" + ENTER), (PASSWORD, SECRET + ENTER)]
     talked = talk(path, variables_without(platform, *QUESTIONS), *answers)
     assert talked.code == 0, talked.shown
@@ -136,7 +138,7 @@ def test_only_what_is_missing_is_asked(path: Path, platform: Simulator, missing:
 
 
 def test_nothing_is_asked_when_nothing_is_missing(path: Path, platform: Simulator) -> None:
-    talked = talk(path, environment_for(platform))
+    talked = talk(path, variables_without(platform))
     assert talked.code == 0
     assert re.fullmatch(r"centres: \d+\nmy_script: done; [^\n]+\n", talked.shown)
 
