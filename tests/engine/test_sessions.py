@@ -69,7 +69,7 @@ def renewals_in_log(log: Path) -> int:
 
 
 def test_60_threads_renew_each_expired_token_once_and_lose_no_call(simulator: Start, script: Script) -> None:
-    platform = simulator("--token-lifetime", "2", "--latency", "0.1")
+    platform = simulator("--token-lifetime", "1", "--latency", "0.05")
     todo = (
         f"{OWN_CALLS}{BOTH_SERVICES}print(sum(number == result for number, result in run_parallel(both, range(1200))))"
     )

@@ -20,6 +20,7 @@ from sockets import Silent
 Script = Callable[..., Path]
 
 SOON = 20  # seconds; the platform itself keeps idle connections for 75
+IDLE = {"_IDLE_SECONDS": 0.5}
 
 
 def all_closed(platform: Simulator) -> Callable[[], bool]:
@@ -30,13 +31,13 @@ def all_closed(platform: Simulator) -> Callable[[], bool]:
 
 
 def test_after_a_loop_no_connection_is_kept(platform: Simulator, logged_in: Load) -> None:
-    template = logged_in(platform)
+    template = logged_in(platform, **IDLE)
     assert len(list(template.run_parallel(template.echo, range(200)))) == 200
     wait_until(all_closed(platform), within=SOON)
 
 
 def test_after_a_call_of_the_main_thread_no_connection_is_kept(platform: Simulator, logged_in: Load) -> None:
-    template = logged_in(platform)
+    template = logged_in(platform, **IDLE)
     assert template.echo(1) == 1
     wait_until(all_closed(platform), within=SOON)
     assert template.echo(2) == 2, "a new one is made"
@@ -45,7 +46,7 @@ def test_after_a_call_of_the_main_thread_no_connection_is_kept(platform: Simulat
 def test_after_a_call_of_a_thread_of_the_script_s_own_no_connection_is_kept(
     platform: Simulator, logged_in: Load
 ) -> None:
-    template, over = logged_in(platform), threading.Event()
+    template, over = logged_in(platform, **IDLE), threading.Event()
 
     def call_and_wait() -> None:
         template.echo(1)
@@ -62,7 +63,7 @@ def test_after_a_call_of_a_thread_of_the_script_s_own_no_connection_is_kept(
 
 
 def test_while_tasks_wait_for_something_else_no_connection_is_kept(platform: Simulator, logged_in: Load) -> None:
-    template, over = logged_in(platform), threading.Event()
+    template, over = logged_in(platform, **IDLE), threading.Event()
 
     def call_and_wait(number: int) -> int:
         result = template.echo(number)
@@ -82,14 +83,14 @@ def test_while_tasks_wait_for_something_else_no_connection_is_kept(platform: Sim
 def test_calls_come_through_whole_while_idle_connections_are_closed_beside_them(
     platform: Simulator, logged_in: Load
 ) -> None:
-    template = logged_in(platform)
+    template = logged_in(platform, **IDLE)
 
     def call_now_and_then(number: int) -> list[int]:
         pauses = threading.Event()
         results = []
         for round_ in range(3):
             results.append(template.echo(number * 10 + round_))
-            pauses.wait(0.8 * (1 + number % 7))  # around the seconds after which an idle one is closed
+            pauses.wait(0.1 * (1 + number % 7))  # around the seconds after which an idle one is closed
         return results
 
     results = dict(template.run_parallel(call_now_and_then, range(40)))
@@ -134,7 +135,7 @@ needs_silence = pytest.mark.skipif(sys.platform != "linux", reason="only there a
 def test_a_dead_host_is_given_up_after_a_few_seconds_whatever_timeout_the_call_has(
     platform: Simulator, logged_in: Load, timeout: Any
 ) -> None:
-    template = logged_in(platform, ERROR_MAX_RETRY=1)
+    template = logged_in(platform, ERROR_MAX_RETRY=1, _CONNECT_SECONDS=0.5)
     with Silent() as dead:
 
         @template.api_call_with_retry("RC")
@@ -168,7 +169,7 @@ def test_a_host_whose_first_address_is_dead_is_called_by_its_second_and_the_log_
 
         with monkeypatch.context() as patched:
             patched.setattr(socket, "getaddrinfo", two_addresses)
-            template = logged_in(platform, API_TIMEOUT=600)
+            template = logged_in(platform, API_TIMEOUT=600, _CONNECT_SECONDS=1.2)
             assert sorted(n for _, n in template.run_parallel(template.echo, range(40))) == list(range(40))
     slow = [line for line in caplog.messages if re.search(r"(?i)\bconnect", line)]
     assert slow, caplog.messages

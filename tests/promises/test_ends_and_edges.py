@@ -93,17 +93,14 @@ def test_an_error_in_a_destructor_may_come_while_figures_are_counted(load: Load)
     assert template._figures.total("unheard errors") == 1
 
 
-def test_a_call_within_a_stream_leaves_no_connection_in_use_to_be_closed(
-    platform: Simulator, logged_in: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    template = logged_in(platform)
-    monkeypatch.setattr(template, "_IDLE_SECONDS", 0.2)
+def test_a_call_within_a_stream_leaves_no_connection_in_use_to_be_closed(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform, _IDLE_SECONDS=0.2)
     address = template.url_of("RC", "organizations")
     bearer = {"Authorization": f"Bearer {template.tokens['RC']['access_token']}"}
     with template.get_httpx_client().stream("GET", address, headers=bearer) as response:
         assert template.echo(1) == 1
         response.read()
-    platform.control(hold=0, latency=1.5)
+    platform.control(latency=0.8)
     assert [template.create(f"key {number}") for number in range(2)] == [1, 2]
 
 
