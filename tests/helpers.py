@@ -102,18 +102,24 @@ def environment_for(platform: Simulator | None, **variables: str) -> dict[str, s
     return {**clean, **(platform.environment() if platform else {}), **variables}
 
 
-def run_script(path: Path, platform: Simulator | None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in its folder without a terminal; its output, exit code and, next to it, its log."""
+def finished_in(
+    folder: Path, command: list[str], environment: dict[str, str], stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder without a terminal; its output and exit code."""
     return subprocess.run(
-        [sys.executable, str(path)],
-        cwd=path.parent,
-        env=environment_for(platform, **variables),
-        stdin=subprocess.DEVNULL,
+        command,
+        cwd=folder,
+        env=environment,
+        input=stdin,
         capture_output=True,
         encoding="utf-8",
         timeout=WATCHDOG,
-        check=False,
     )
+
+
+def run_script(path: Path, platform: Simulator | None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in its folder; next to it is its log."""
+    return finished_in(path.parent, [sys.executable, str(path)], environment_for(platform, **variables))
 
 
 def start_script(path: Path, platform: Simulator) -> subprocess.Popen[str]:
@@ -131,17 +137,8 @@ def start_script(path: Path, platform: Simulator) -> subprocess.Popen[str]:
 
 def run_in(folder: Path, command: list[str], environment: dict[str, str]) -> tuple[int, str]:
     """Run a command in a folder; exit code and all that it said, on both outputs."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        timeout=WATCHDOG,
-    )
-    return done.returncode, done.stdout
+    done = finished_in(folder, command, environment)
+    return done.returncode, done.stdout + done.stderr
 
 
 def log_of(path: Path) -> str:
@@ -169,15 +166,7 @@ def said(done: subprocess.CompletedProcess[str], path: Path) -> str:
 
 def python(arguments: list[str], folder: Path, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """Python in a folder, with no EB_ variable but those given."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=environment_for(None, **variables),
-        input=stdin,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=WATCHDOG,
-    )
+    return finished_in(folder, [sys.executable, *arguments], environment_for(None, **variables), stdin)
 
 
 def summary_of(log: str) -> dict[str, dict[str, int]]:
@@ -223,16 +212,7 @@ def untrusted() -> httpx.ConnectError:
 
 def shell(command: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run shell commands in a folder; their output and exit code."""
-    return subprocess.run(
-        ["sh", "-c", command],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=WATCHDOG,
-        check=False,
-    )
+    return finished_in(folder, ["sh", "-c", command], environment)
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from console import Console
-from helpers import WATCHDOG, environment_for, log_of, needs_posix, run_script, wait_until
+from helpers import WATCHDOG, environment_for, finished_in, log_of, needs_posix, run_script, wait_until
 from server import Simulator
 
 if sys.platform != "win32":
@@ -229,14 +228,7 @@ def test_without_a_terminal_the_constants_serve_and_nothing_is_asked(script: Scr
 
 
 def test_a_pipe_is_no_terminal_and_what_it_holds_is_not_taken_for_answers(path: Path, platform: Simulator) -> None:
-    done = subprocess.run(
-        [sys.executable, path.name],
-        cwd=path.parent,
-        env=variables_without(platform, *QUESTIONS),
-        input=f"{DEFAULT_USER}\n{SECRET}\n3\n",
-        capture_output=True,
-        encoding="utf-8",
-        timeout=WATCHDOG,
-    )
+    command, answers = [sys.executable, path.name], f"{DEFAULT_USER}\n{SECRET}\n3\n"
+    done = finished_in(path.parent, command, variables_without(platform, *QUESTIONS), answers)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"my_script: EB_PASSWORD is empty: [^\n]+\n", done.stderr)

@@ -19,6 +19,7 @@ from helpers import (
     line_of,
     log_of,
     needs_posix,
+    python,
     ran,
     run_script,
     study_of,
@@ -48,14 +49,7 @@ print(seen)
 
 def test_an_import_opens_no_file_starts_no_thread_and_reaches_for_no_network(copy: Path) -> None:
     before = sorted(copy.parent.iterdir())
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED_IMPORT],
-        cwd=copy.parent,
-        env=environment_for(None),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=WATCHDOG,
-    )
+    done = python(["-c", WATCHED_IMPORT], copy.parent)
     assert done.stderr == ""
     assert ast.literal_eval(done.stdout) == [1]
     assert sorted(copy.parent.iterdir()) == before
@@ -166,6 +160,7 @@ def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: P
     done = run_script(path, platform)
     assert done.returncode == 1
     assert f" (importing.py line {line_of(path)}); " in done.stderr
+    assert [each.name for each in path.parent.glob("*.log")] == ["importing.log"]
 
 
 @pytest.mark.parametrize(

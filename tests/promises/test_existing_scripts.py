@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from helpers import TEMPLATE, WATCHDOG, a_tube, environment_for, run_script
+from helpers import TEMPLATE, a_tube, environment_for, finished_in, log_of, run_script
 from server import Simulator
 from study import Study
 
@@ -228,30 +227,6 @@ def test_a_service_of_the_authors_own_needs_an_entry_and_a_function(script: Scri
     assert done.stdout == f"{platform.options.centres} ['IAM', 'LAB']\n", done.stderr
 
 
-def started(path: Path, platform: Simulator, code: str, name: str = "other.py") -> subprocess.CompletedProcess[str]:
-    """Run a script that lies beside a copy and imports it."""
-    (path.parent / name).write_text(dedent(code), encoding="utf-8")
-    return run_script(path.parent / name, platform)
-
-
-def test_an_imported_copy_runs_another_main_under_the_name_of_the_script_that_was_started(
-    script: Script, platform: Simulator
-) -> None:
-    code = """
-        import sys
-        import my_script
-
-        def another_main():
-            print(len(my_script.get_all_organizations()))
-
-        sys.exit(my_script.run(another_main))
-    """
-    path = script("raise AssertionError")
-    done = started(path, platform, code)
-    assert (done.returncode, done.stdout) == (0, f"{platform.options.centres}\n"), done.stderr
-    assert [each.name for each in path.parent.glob("*.log")] == ["other.log"]
-
-
 def test_run_works_again_in_the_same_process_after_success_failure_and_exit(
     script: Script, platform: Simulator
 ) -> None:
@@ -269,11 +244,12 @@ def test_run_works_again_in_the_same_process_after_success_failure_and_exit(
 
         print([my_script.run(main) for main in (works, fails, works, lambda: sys.exit(3), works)])
     """
-    path = script("pass")
-    done = started(path, platform, code)
+    path = script("pass").with_name("other.py")
+    path.write_text(dedent(code), encoding="utf-8")
+    done = run_script(path, platform)
     centres = platform.options.centres
     assert done.stdout == 3 * f"{centres}\n" + "[0, 1, 0, 3, 0]\n", done.stderr
-    log = (path.parent / "other.log").read_text(encoding="utf-8")
+    log = log_of(path)
     assert log.count(" started, template ") == 5
     counts = re.findall(r" get_statistics +(\d+)", log)
     assert counts == 3 * [str(centres)], "each run counts its own calls"
@@ -282,14 +258,6 @@ def test_run_works_again_in_the_same_process_after_success_failure_and_exit(
 def test_a_notebook_logs_in_and_calls_without_a_log_or_a_word(script: Script, platform: Simulator) -> None:
     code = "from my_script import *\nlogin()\nprint(len(get_all_organizations()))"
     folder = script("pass").parent
-    done = subprocess.run(
-        [sys.executable, "-"],
-        input=code,
-        cwd=folder,
-        env=environment_for(platform),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=WATCHDOG,
-    )
+    done = finished_in(folder, [sys.executable, "-"], environment_for(platform), code)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{platform.options.centres}\n", "")
     assert list(folder.glob("*.log*")) == []

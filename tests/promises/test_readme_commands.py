@@ -22,6 +22,7 @@ from helpers import (
     answer,
     base_python,
     environment_for,
+    finished_in,
     git,
     git_environment,
     needs_posix,
@@ -191,16 +192,8 @@ def test_the_picture_of_a_run_is_what_a_terminal_shows(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not CHECK_SCRIPT.is_file(), reason="tests/check_platform.py is not there yet")
 def test_the_picture_of_a_check_is_what_it_prints(script: Script, platform: Simulator) -> None:
-    environment = environment_for(platform)
     path = script("pass")
-    done = subprocess.run(
-        [sys.executable, CHECK_SCRIPT, path.name],
-        cwd=path.parent,
-        env=environment,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=WATCHDOG,
-    )
+    done = finished_in(path.parent, [sys.executable, str(CHECK_SCRIPT), path.name], environment_for(platform))
     assert_shown(block("text", CHECK).removeprefix(CHECK), done.stdout)
 
 
