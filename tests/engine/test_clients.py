@@ -92,18 +92,6 @@ def test_a_certificate_that_the_system_refuses_in_words_of_its_own_is_refused_at
     assert len(attempts) == 1
 
 
-@pytest.mark.parametrize("content", [None, "", "no certificate"])
-def test_an_unusable_ssl_cert_file_is_named_with_the_fix(
-    encrypted: Simulator, script: Script, tmp_path: Path, content: str | None
-) -> None:
-    bundle = tmp_path / "bundle.pem"
-    if content is not None:
-        bundle.write_text(content, encoding="ascii")
-    finished = run_script(script("pass"), encrypted, SSL_CERT_FILE=str(bundle))
-    assert finished.returncode == 2
-    assert re.fullmatch(r"my_script: SSL_CERT_FILE = '\S+bundle\.pem': .*; name a PEM file of CA .*\n", finished.stderr)
-
-
 def test_60_threads_connect_at_once_20_times_without_a_handshake_error(
     encrypted: Simulator, load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

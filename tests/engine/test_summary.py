@@ -172,14 +172,6 @@ def test_a_task_that_fails_by_a_call_is_counted_as_a_failed_call_alone(script: S
     assert re.match(r"my_script: done; 4 calls, 1 failure in ", done.stderr), done.stderr
 
 
-def test_the_closing_line_tells_the_number_of_calls(script: Script, platform: Simulator) -> None:
-    path = script("for _ in range(5):\n    get_all_organizations()")
-    done = run_script(path, platform)
-    rows = summary_of(path.with_suffix(".log").read_text(encoding="utf-8"))
-    assert total(rows, "calls") == 8
-    assert re.fullmatch(r"my_script: done; 8 calls in \d+:\d\d:\d\d, log in my_script\.log\n", done.stderr)
-
-
 def test_the_closing_line_tells_the_numbers_of_retries_and_failures_if_there_are_any(
     script: Script, platform: Simulator
 ) -> None:
@@ -200,40 +192,14 @@ def test_a_run_without_calls_has_a_table_all_the_same(load: Load, tmp_path: Path
     assert summary_of(next(tmp_path.glob("*.log")).read_text(encoding="utf-8")) == {}
 
 
-def test_the_log_tells_who_ran_what_and_its_table_adds_up_to_what_the_platform_saw(
-    copy: Path, simulator: Start
-) -> None:
-    platform = simulator("--faults", "0.3", "--slow", "0", "--latency", "0.02")
-    edited = copy.read_text(encoding="utf-8").replace("WAIT_BEFORE_RETRY = 0.5 ", "WAIT_BEFORE_RETRY = 0.01 ")
-    copy.write_text(edited.replace("MAX_WAIT_BEFORE_RETRY = 60 ", "MAX_WAIT_BEFORE_RETRY = 1 "), encoding="utf-8")
+def test_the_log_tells_who_ran_what(copy: Path, platform: Simulator) -> None:
     done = run_script(copy, platform, EB_THREADS="7")
     assert done.returncode == 0, done.stderr
-    log = log_of(copy)
-    version = re.search(r'^TEMPLATE_VERSION = "(.+?)"', edited, re.MULTILINE)
+    version = re.search(r'(?m)^TEMPLATE_VERSION = "(.+?)"', copy.read_text(encoding="utf-8"))
     assert version
-    started = f" my_script started, template {version[1]}, Python {sys.version.split()[0]} on "
-    assert started in log.splitlines()[0]
-    assert f" user {platform.options.user}, 7 threads, services IAM, RC, GDD\n" in log
-    seen = platform.seen()["requests"]
-    table = table_of(log)
-    assert {name: row["calls"] + row["retries"] for name, row in table.items()} == {
-        "get_all_organizations": seen["organizations"],
-        "IAM_login": seen["login"],
-        "RC_config_token": seen["config_token"]
-        - table["GDD_config_token"]["calls"]
-        - table["GDD_config_token"]["retries"],
-        "GDD_config_token": seen["config_token"]
-        - table["RC_config_token"]["calls"]
-        - table["RC_config_token"]["retries"],
-        "search_inclusions_page": seen["search_inclusions"],
-    }
-    assert sum(row["retries"] for row in table.values()) == sum(
-        count for kind, count in platform.seen()["faults"].items() if kind != "slow"
-    )
-    for row in table.values():
-        assert row["failures"] == row["renewals"] == 0
-        assert row["p50"] <= row["p95"] <= row["max"]
-    assert table["search_inclusions_page"]["p95"] >= 20, "durations are milliseconds, latency included"
+    started = log_of(copy).splitlines()[0]
+    assert f" my_script started, template {version[1]}, Python {sys.version.split()[0]} on " in started
+    assert f" user {platform.options.user}, 7 threads, services IAM, RC, GDD\n" in log_of(copy)
 
 
 def test_the_table_counts_retries_renewals_and_failures(load: Load, simulator: Start) -> None:

@@ -44,15 +44,6 @@ def test_60_threads_wait_for_a_renewed_token_to_be_known(platform: Simulator, lo
     assert platform.seen()["refresh_tokens_reused"] == 0
 
 
-def test_a_token_that_is_refused_for_good_is_given_up(platform: Simulator, logged_in: Load) -> None:
-    template = logged_in(platform)
-    platform.control(settling={"RC": 600}, expire="RC")
-    with pytest.raises(template.httpx.HTTPStatusError, match="401"):
-        template.echo(1)
-    assert platform.seen()["logins"]["accepted"] <= 3
-    assert platform.seen()["requests"]["echo"] <= 8
-
-
 # --------------------------------------------------------------------------------------------------------- 401 for good
 
 

@@ -389,13 +389,6 @@ def test_a_body_in_other_characters_than_utf_8_is_told_with_its_charset_and_not_
 # ------------------------------------------------------------------------------------------------- settings, exit codes
 
 
-def test_missing_addresses_are_named_in_one_breath(script: Script) -> None:
-    done = run_script(script("print('never here')"), None)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"my_script: set EB_IAM_URL, EB_RC_URL, EB_GDD_URL: [^\n]+\n", done.stderr), done.stderr
-    assert len(done.stderr) <= 160, "more than two lines of a terminal"
-
-
 TYPO = """
 @api_call_with_retry("RX")
 def get_something():
@@ -409,16 +402,6 @@ def test_a_function_that_is_made_in_main_for_a_service_that_does_not_exist_names
     done = run_script(script(TYPO + "get_something()"), platform)
     assert done.returncode == 2
     assert re.search(r"\bRX\b.*\bIAM, RC, GDD\b", closing_line(done)), done.stderr
-
-
-def test_functions_for_a_service_that_was_commented_out_do_no_harm(platform: Simulator, script: Script) -> None:
-    path = script("print(len(get_all_organizations()))")
-    text = path.read_text(encoding="utf-8")
-    entry = re.search(r'(?ms)^    "GDD": \{.*?^    \},\n', text)
-    assert entry
-    path.write_text(text.replace(entry[0], re.sub("(?m)^", "# ", entry[0]).removesuffix("# ")), encoding="utf-8")
-    done = run_script(path, platform)
-    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
 
 
 def test_an_address_that_is_none_is_told_with_its_service(platform: Simulator, script: Script) -> None:
