@@ -98,6 +98,7 @@ class Platform:
             "expire": self._expire,
             "refuse_access": self._refuse_access,
             "renewals": self._set_renewals,
+            "jwt": self._set_jwt,
             "settling": self._set_settling,
         }
         self._events: dict[str, Callable[[], None]] = {
@@ -107,7 +108,8 @@ class Platform:
         }
         self._reset_counts()
         for dialect in self.dialects:
-            dialect.prepare(self)
+            self.control(dialect.settings)
+            self.moved.update(dialect.moved)
 
     @property
     def outage(self) -> bool:
@@ -208,6 +210,10 @@ class Platform:
         for sessions in self.sessions.values():
             sessions.rotates = habits.get("rotates", True)
             sessions.same_access = habits.get("same_access", False)
+
+    def _set_jwt(self, issues_jwts: bool) -> None:
+        for sessions in self.sessions.values():
+            sessions.jwt = issues_jwts
 
     def _set_settling(self, seconds: dict[str, float]) -> None:
         for service, sessions in self.sessions.items():
