@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import WATCHDOG, Start, environment_for, git, needs_posix, patients_of, python, shell, study_of
+from helpers import WATCHDOG, environment_for, git, needs_posix, patients_of, python, shell
 from next_httpx import moved
 from readme_and_spec import TOP, blocks
 from sandbox import assignments
 from script_source import read
 from server import Simulator
+from study import Study
 
 Script = Callable[..., Path]
 
@@ -75,6 +76,7 @@ def test_a_script_writes_into_a_folder_of_its_own_and_touches_no_results_beside_
     assert names_in(tmp_path / "my_script.sandbox") == {"my_script.log", "results.csv"}
     assert (tmp_path / "results.csv").read_text(encoding="utf-8") == "real"
     assert "Sandbox: runs in my_script.sandbox (--here: in this folder)\n" in done.stderr
+    assert done.stderr.splitlines()[-1] == f"Sandbox: the log is {Path('my_script.sandbox', 'my_script.log')}"
 
 
 def test_the_folder_lies_where_the_sandbox_is_started_not_where_the_script_is(script: Script, tmp_path: Path) -> None:
@@ -94,6 +96,7 @@ def test_here_runs_the_script_in_the_current_folder(script: Script, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert names_in(tmp_path) == {"my_script.py", "my_script.log"}
     assert "Sandbox: runs in this folder\n" in done.stderr
+    assert done.stderr.splitlines()[-1] == "Sandbox: the log is my_script.log"
 
 
 def test_a_script_imports_what_lies_next_to_it(script: Script, tmp_path: Path) -> None:
@@ -108,14 +111,6 @@ def test_a_file_in_the_place_of_the_folder_is_said_in_one_line(script: Script, t
     done = sandbox(tmp_path, script("print('never here')"))
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"sandbox.py: my_script.sandbox cannot be made \(.+\): .+ --here\n", done.stderr)
-
-
-def test_the_last_line_says_where_the_log_lies(script: Script, tmp_path: Path) -> None:
-    path = script("print(1)")
-    inside, here = (sandbox(tmp_path, *options, path).stderr.splitlines() for options in ((), ("--here",)))
-    assert inside[-1] == f"Sandbox: the log is {Path('my_script.sandbox', 'my_script.log')}"
-    assert (tmp_path / inside[-1].removeprefix("Sandbox: the log is ")).is_file()
-    assert here[-1] == "Sandbox: the log is my_script.log"
 
 
 # What it asks of a script
@@ -365,9 +360,8 @@ def test_some_patients_fail_for_good_and_they_are_the_same_in_each_run(script: S
     assert "40 patients (4 failing)" in first.stderr
 
 
-def test_the_failing_patients_are_patients_of_the_study(simulator: Start) -> None:
-    platform = simulator("--failing", "6")
-    study = study_of(platform)
+def test_the_failing_patients_are_patients_of_the_study() -> None:
+    study = Study(5, 60)
     assert len(study.some_patients(6)) == 6
     assert study.some_patients(6) <= set(patients_of(study))
 
