@@ -1,9 +1,9 @@
-"""Measure how a run ends that is told to: python3 tests/benchmark/stopping.py [--runs N] [--only PLACE] [--random N].
+"""Measure how a run ends that is told to: python3 tests/benchmark/stopping.py [--runs N] [--only PLACE].
 
-The first table has a row for each place that the main thread can be in, a column for each signal; a cell tells the
+Its table has a row for each place that the main thread can be in, a column for each signal; a cell tells the
 longest time from the signal to the end of the process, as seen from outside, the exit codes, and how many logs were
-complete: summary, and as the last line the closing line with the reason. The second counts what became of signals at
-random moments of a run. POSIX; the silent name server also needs Linux, and the right to listen on port 53.
+complete: summary, and as the last line the closing line with the reason. POSIX; the silent name server also needs
+Linux, and the right to listen on port 53.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import random
-import re
 import signal
 import socket
 import subprocess
@@ -20,11 +18,9 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -114,39 +110,20 @@ PLACES = {
     "C code that holds the interpreter for 5 s and more": Place("print('busy', flush=True)\nsum(range(5 * 10**8))"),
 }
 
-SOME_SECONDS = """
-def both(organization):
-    inclusions = subtasks_thread_pool.submit(get_all_inclusions, organization["id"])
-    return get_statistics(organization["id"]), [get_record_by_patient(row["patientId"]) for row in inclusions.result()]
-
-try:
-    logging.info("begun")
-    list(run_parallel(both, get_all_organizations()))
-finally:
-    Path("result.txt").write_text("written")
-"""
-
 Started = tuple["subprocess.Popen[bytes]", Path]
 
 
 @dataclass(frozen=True)
 class End:
-    """How a process ended; `seconds` since the first signal, `own` by the last line of its log."""
+    """How a process ended, and how many seconds after the signal."""
 
     seconds: float
-    own: float
     code: int | None
     log: str
-    words: str
-    written: bool
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether the log ends with the summary and the closing line."""
-        lines = self.log.splitlines() or [""]
-        return (
-            "API function " in self.log and re.search(r"my_script: (done|stopped|failed)[^\n]*$", lines[-1]) is not None
-        )
+    def says(self, words: str) -> bool:
+        """Whether the log ends with the summary and a closing line with these words."""
+        return "API function " in self.log and words in self.log.splitlines()[-1]
 
 
 @contextlib.contextmanager
@@ -188,28 +165,23 @@ def read(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
 
-def ending(process: subprocess.Popen[bytes], folder: Path, signals: list[tuple[float, signal.Signals]]) -> End:
-    """Send signals, each after so many seconds; how the process ends."""
-    first = 0.0
-    for pause, number in signals:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(pause)
-        first = first or time.time()
-        process.send_signal(number)  # to nobody if it has ended
+def ending(process: subprocess.Popen[bytes], folder: Path, number: signal.Signals) -> End:
+    """Send a signal once the main thread sleeps in its place; how the process ends."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    sent = time.time()
+    process.send_signal(number)  # to nobody if it has ended
     try:
         code: int | None = process.wait(LIMIT)
     except subprocess.TimeoutExpired:
         code = None
-    took, log = time.time() - first, read(folder / "my_script.log")
-    stamps = re.findall(r"(?m)^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ", log)
-    own = datetime.strptime(stamps[-1], "%Y-%m-%d %H:%M:%S,%f").timestamp() - first if stamps else 0
-    return End(took, own, code, log, read(folder / "output"), (folder / "result.txt").exists())
+    return End(time.time() - sent, code, read(folder / "my_script.log"))
 
 
 def cell(ends: list[End], place: Place, number: signal.Signals) -> str:
     """Sum up the runs of a place and a signal."""
     wanted = "my_script: failed: LookupError (" if place.failed else f"my_script: stopped by {number.name}"
-    complete = sum(end.is_complete and wanted in end.log.splitlines()[-1] for end in ends)
+    complete = sum(end.says(wanted) for end in ends)
     codes = ", ".join(sorted({"does not end" if end.code is None else str(end.code) for end in ends}))
     return f"{max(end.seconds for end in ends):.1f} s, {codes}, {complete}/{len(ends)}"
 
@@ -222,7 +194,7 @@ def row(name: str, place: Place, runs: int, template: Path) -> str:
         def measure(number: signal.Signals) -> End:
             with started(place, platform, template) as (process, folder):
                 wait_until(lambda: process.poll() is not None or is_there(place, folder))
-                return ending(process, folder, [(0.5, number)])  # by then it sleeps there
+                return ending(process, folder, number)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             ends = list(pool.map(measure, [number for number in SIGNALS for _ in range(runs)]))
@@ -230,78 +202,20 @@ def row(name: str, place: Place, runs: int, template: Path) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def verdict(end: End, signals: list[tuple[float, signal.Signals]]) -> str:
-    """What became of a run that was told to end at some moment."""
-    if end.code is None:
-        return "HANGS"
-    if end.own > 3:
-        return "OVER 3 s"
-    codes = {"done": 0, **{f"stopped by {number.name}": 128 + number for _, number in signals}}
-    closing = re.search(r"my_script: (done|stopped by \w+)[^\n]*$", end.log.splitlines()[-1])
-    if not end.is_complete or closing is None:
-        return "no end of the log"
-    if len(signals) == 1 and " begun\n" in end.log and not end.written:
-        return "no file of the finally"
-    if closing[1] == "done":
-        return "done before it" if end.code in (0, *(-number for _, number in signals)) else f"done, but {end.code}"
-    if len(signals) == 2 and end.code == -signals[1][1]:
-        return "stopped, the second came after it"
-    return "stopped" if end.code == codes[closing[1]] else f"stopped, but {end.code}"
-
-
-def at_random(count: int, seed: int, template: Path) -> Iterator[str]:
-    """Send signals at random moments of a run of some seconds, half of them twice."""
-    dice, place = random.Random(seed), Place(SOME_SECONDS)
-    faults = ("--centres", "10", "--patients", "100", "--latency", "0.1", "--fault", "503=0.1")
-    with Simulator(sys.executable, *faults) as platform:
-
-        def measure(signals: list[tuple[float, signal.Signals]]) -> End:
-            with started(place, platform, template) as (process, folder):
-                wait_until(lambda: process.poll() is not None or "started" in read(folder / "my_script.log"))
-                return ending(process, folder, signals)
-
-        whole = measure([(LIMIT, signal.SIGINT)])
-        lines = re.findall(r"(?m)^\S+ \S+", whole.log)
-        began, ended = (datetime.strptime(line, "%Y-%m-%d %H:%M:%S,%f") for line in (lines[0], lines[-1]))
-        lasts = (ended - began).total_seconds()
-        plans = [
-            [(dice.uniform(0, lasts), dice.choice(SIGNALS)), (dice.uniform(0, 1), dice.choice(SIGNALS))][: 1 + i % 2]
-            for i in range(count)
-        ]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            ends = list(pool.map(measure, plans))
-    yield f"\n{count} signals at random moments of {lasts:.1f} s, seed {seed}\n\n| | single | double |\n|---|---:|---:|"
-    verdicts = Counter((verdict(end, plan), len(plan)) for end, plan in zip(ends, plans, strict=True))
-    for name in sorted({name for name, _ in verdicts}):
-        yield f"| {name} | {verdicts[name, 1]} | {verdicts[name, 2]} |"
-    longest = [max(end.seconds for end, plan in zip(ends, plans, strict=True) if len(plan) == n) for n in (1, 2)]
-    yield f"| longest, seconds | {longest[0]:.2f} | {longest[1]:.2f} |"
-    for end, plan in zip(ends, plans, strict=True):
-        if verdict(end, plan) not in ("stopped", "done before it", "stopped, the second came after it"):
-            yield f"\n{verdict(end, plan)}: {plan}, {end.code}, {end.seconds:.2f} s"
-            yield end.words[-1500:] + end.log[-1500:]
-
-
 def parsed() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--runs", type=int, default=10, metavar="N", help="of each place and signal; default: %(default)s")
-    add("--random", type=int, default=0, metavar="N", help="only signals at random moments, so many")
-    add("--seed", type=int, default=random.randrange(10**6), metavar="N", help="of the random moments")
     add("--only", default="", metavar="PLACE", help="only the places with this in their name")
     add("--template", type=Path, default=TESTS.parent / "eb_script_template.py", metavar="FILE")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Print the tables, line by line."""
+    """Print the table, line by line."""
     options = parsed()
     template = options.template.resolve()
-    if options.random:
-        for line in at_random(options.random, options.seed, template):
-            print(line, flush=True)
-        return
     print("| main thread in | Ctrl-C | SIGTERM | SIGHUP |\n|---|---|---|---|", flush=True)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         try:
