@@ -29,7 +29,6 @@ class Table:
     over: str
     limit: float = math.nan  # what `over` stands for if it is no contender
     goals: tuple[Goal, ...] = ()
-    divided: str = ""  # the contender whose figure, a dict then, gives the rows
 
 
 @dataclass(frozen=True)
@@ -155,17 +154,8 @@ def study(centres: int, patients: int, quick: bool) -> Part:
     tables = (
         Table(f"{title}: wall", "s", lambda cost: cost["wall"] * max(1, calls / cost["calls"]), ours, goals=goals),
         Table(f"{title}: CPU", "s", lambda cost: cost["cpu"] * max(1, calls / cost["calls"]), ours),
-        beyond_the_limit(ours, calls + centres, whole["threads"], whole["latency"]),
     )
     return Part(jobs, 1 if quick else 3, tables)
-
-
-def beyond_the_limit(contender: str, calls: int, threads: int, latency: float) -> Table:
-    """Tell where a contender's study spends the time that it takes beyond the limit."""
-    limit = calls * latency / threads
-    sum_ = f"{calls:,} x {latency * 1000:g} ms / {threads} threads = {limit:.2f} s"
-    title = f"6. Where the template's study spends its time over the limit, {sum_}"
-    return Table(title, "s", lambda cost: cost["beyond the limit"], "the limit", limit, divided=contender)
 
 
 def parts(centres: int, patients: int, other_python: str, quick: bool) -> Iterator[Part]:

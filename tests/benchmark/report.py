@@ -20,10 +20,7 @@ class Results:
     missing: dict[str, str] = field(default_factory=dict)
 
     def figures(self, table: Table) -> dict[str, list[float]]:
-        """Return a table's figure of each round by contender, or by the parts of one contender's figure."""
-        if table.divided:
-            rounds = [table.figure(cost) for cost in self.costs.get(table.divided, ())]
-            return {row: [figure[row] for figure in rounds] for row in (rounds or [{}])[0]}
+        """Return a table's figure of each round by contender."""
         return {label: [table.figure(cost) for cost in costs] for label, costs in self.costs.items()}
 
 
@@ -44,9 +41,7 @@ def report(table: Table, results: Results, quick: bool) -> dict[str, Any]:
         for label, values in figures.items()
     ]
     goals = [judged(goal, bases) for goal in table.goals if not quick]
-    missing = [
-        {"contender": label, "missing": why} for label, why in results.missing.items() if table.divided in ("", label)
-    ]
+    missing = [{"contender": label, "missing": why} for label, why in results.missing.items()]
     return {"title": table.title, "unit": table.unit, "over": table.over, "rows": rows + missing, "goals": goals}
 
 

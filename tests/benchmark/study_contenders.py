@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from measure import Cost, Job, in_run, measured, per_thread, template_of
-from phases import Call, beyond_the_limit
 
 TOKEN = "a" * 200
 ORGANIZATIONS = "/rc/api/inclusions/getAllOrganizations"
@@ -26,16 +24,12 @@ RECORD = "/rc/api/records/byPatient"
 SURVEYS = "/rc/api/surveys/filter/with-answers"
 REQUEST = "/gdd/api/requests/by-tube"
 LISTS = ("visits", "answers")
-API_FUNCTIONS = (
-    *("get_all_organizations", "search_inclusions_page"),
-    *("get_record_by_patient", "get_surveys", "get_request_by_tube"),
-)
 
 
 def template(job: Job) -> Cost:
     """Records on the main pool; inclusions, questionnaires and tubes on the subtasks pool at the same time."""
     module = template_of(job)
-    calls, later = noted_calls(module), module.subtasks_thread_pool.submit
+    later = module.subtasks_thread_pool.submit
 
     def patient(inclusion: dict[str, Any]) -> tuple[Any, ...]:
         surveys = later(module.get_surveys, inclusion["patientId"])
@@ -49,27 +43,7 @@ def template(job: Job) -> Cost:
         patients = [answers for _, answers in module.run_parallel(patient, inclusions)]
         return [(record, surveys.result(), request.result()) for record, surveys, request in patients]
 
-    cost = in_run(module, lambda: measured(job, study))
-    threads = job["threads"] + module.SUBTASKS_POOL_SIZE
-    return {**cost, "beyond the limit": beyond_the_limit(calls, cost["wall"], threads, job["latency"])}
-
-
-def noted_calls(module: Any) -> list[Call]:
-    """Return a list into which the template's API functions write when each call began and ended."""
-    calls: list[Call] = []
-
-    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            began = time.perf_counter()
-            result = function(*args)
-            calls.append((began, time.perf_counter()))
-            return result
-
-        return call
-
-    for name in API_FUNCTIONS:
-        setattr(module, name, noted(getattr(module, name)))
-    return calls
+    return in_run(module, lambda: measured(job, study))
 
 
 def aiohttp_connections(job: Job) -> Cost:

@@ -15,7 +15,6 @@ import httpx
 import pytest
 from helpers import TEMPLATE, WATCHDOG
 from parts import Goal, parts
-from phases import PHASES, beyond_the_limit
 from report import judged
 
 HERE = Path(__file__).resolve().parent
@@ -109,22 +108,6 @@ def test_another_build_of_the_same_python_makes_the_calls_with_the_packages_of_t
     done, (table,) = benchmark(tmp_path, "--only", "2", "--other-python", str(other))
     (row,) = (row for row in table["rows"] if row["contender"] == f"template, on {other}")
     assert row["median"] > 0, done.stdout
-
-
-def test_the_time_beyond_the_limit_is_divided_into_parts_that_add_up_to_it() -> None:
-    calls = [(10.0, 11.0)]  # one call that the others wait for; two threads, a second of latency
-    calls += [(11.0, 12.0), (11.5, 12.5)]  # the second thread has its first one half a second later
-    calls += [(12.0, 13.0), (12.75, 14.25)]  # a gap of a quarter; half a second late
-    calls += [(13.0, 14.0)]  # the thread has nothing more to do; the study ends a half after the last answer
-    shares = beyond_the_limit(calls, wall=4.75, threads=2, latency=1.0)
-    idle = (1.0, 0.5, 0.25, 0.75 + 0.5, 0.5)
-    assert list(shares.values()) == pytest.approx([*(seconds / 2 for seconds in idle), 4.75 - len(calls) * 1.0 / 2])
-    assert list(shares) == list(PHASES)
-
-
-def test_a_study_with_fewer_calls_than_threads_is_divided_too() -> None:
-    shares = beyond_the_limit([(0.0, 1.0), (0.0, 1.0)], wall=1.0, threads=4, latency=1.0)
-    assert list(shares.values()) == pytest.approx([0, 0, 0.5, 0, 0, 0.5])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals, sent by kill()")
