@@ -48,14 +48,6 @@ def test_all_inclusions_come_from_as_many_pages_as_it_takes(simulator: Start, lo
     assert 2 <= platform.seen()["requests"]["search_inclusions"] <= 4
 
 
-def test_a_platform_that_caps_the_page_size_loses_no_inclusion(
-    template: Any, study: Study, platform: Simulator
-) -> None:
-    platform.control(page_cap=4)
-    for organization in study.organizations:
-        assert template.get_all_inclusions(organization["id"]) == all_inclusions(study, organization["id"])
-
-
 def test_an_id_with_reserved_characters_reaches_the_platform_as_it_is(template: Any, platform: Simulator) -> None:
     for call in (template.get_request_by_tube, template.get_statistics, template.get_record_by_patient):
         with pytest.raises(template.httpx.HTTPStatusError, match="404") as refused:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import stat
 import subprocess
 import sys
@@ -46,52 +45,28 @@ def mode(path: Path) -> int:
 # ------------------------------------------------------------------------------------------------------------- its name
 
 
-def name_as_script(folder: Path) -> list[str]:
-    return ["my_script.py"]
+# Where the copy lies, what Python is started with, and the name.
+STARTS = {
+    "a script": ("my_script.py", ["my_script.py"], "my_script"),
+    "a package": ("my_package/__main__.py", ["-m", "my_package"], "my_package"),
+    "a module": ("my_script.py", ["-m", "my_script"], "my_script"),
+    "a folder": ("my_package/__main__.py", ["my_package"], "my_package"),
+    "a command": ("my_script.py", ["-c", "import my_script as it, sys; sys.exit(it.run(it.main))"], "my_script"),
+    "a script with a dot": ("export.v2.py", ["export.v2.py"], "export.v2"),
+}
 
 
-def name_as_package(folder: Path) -> list[str]:
-    (folder / "my_package").mkdir()
-    shutil.move(folder / "my_script.py", folder / "my_package" / "__main__.py")
-    return ["-m", "my_package"]
-
-
-def name_as_module(folder: Path) -> list[str]:
-    return ["-m", "my_script"]
-
-
-def name_as_command(folder: Path) -> list[str]:
-    return ["-c", "import my_script, sys; sys.exit(my_script.run(my_script.main))"]
-
-
-def name_as_folder(folder: Path) -> list[str]:
-    name_as_package(folder)
-    return ["my_package"]
-
-
-def name_as_dotted_script(folder: Path) -> list[str]:
-    shutil.move(folder / "my_script.py", folder / "export.v2.py")
-    return ["export.v2.py"]
-
-
-@pytest.mark.parametrize(
-    ("start", "name"),
-    [
-        (name_as_script, "my_script"),
-        (name_as_package, "my_package"),
-        (name_as_module, "my_script"),
-        (name_as_folder, "my_package"),
-        (name_as_command, "my_script"),
-        (name_as_dotted_script, "export.v2"),
-    ],
-)
+@pytest.mark.parametrize(("file", "arguments", "name"), STARTS.values(), ids=STARTS)
 def test_the_log_is_named_after_what_python_was_started_with(
-    copy: Path, start: Callable[..., list[str]], name: str
+    copy: Path, file: str, arguments: list[str], name: str
 ) -> None:
-    done = python(start(copy.parent), copy.parent)
+    folder = copy.parent
+    (folder / file).parent.mkdir(exist_ok=True)
+    copy.rename(folder / file)
+    done = python(arguments, folder)
     assert done.returncode == 2
     assert done.stderr.startswith(f"{name}: ")
-    assert [path.name for path in copy.parent.glob("*.log")] == [f"{name}.log"]
+    assert [path.name for path in folder.glob("*.log")] == [f"{name}.log"]
 
 
 def test_a_script_from_standard_input_has_a_log_as_well(tmp_path: Path) -> None:
