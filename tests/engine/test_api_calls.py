@@ -154,7 +154,7 @@ ODDITIES_OF_PAGES: dict[str, Callable[[list[Any]], Any]] = {
 ODDITIES = sorted(ODDITIES_OF_PAGES)
 
 
-@settings(derandomize=True, deadline=None, max_examples=1000, suppress_health_check=list(HealthCheck))
+@settings(derandomize=True, deadline=None, max_examples=3000, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_a_server_does_every_page_gives_its_very_rows_or_an_error(data: Any) -> None:
     server, every_page = Server(data.draw), imported_template.every_page
