@@ -108,22 +108,6 @@ def test_a_refusal_that_says_when_to_come_back_is_tried_again(
     assert platform.seen()["requests"]["echo"] == 2
 
 
-def test_a_creation_that_is_to_come_back_later_is_made_once(platform: Simulator, logged_in: Load) -> None:
-    template = logged_in(platform)
-    platform.control(answer={"create": answer(403, retry_after="1", times=1)})
-    assert template.create("a key") == 1
-    assert platform.seen()["creations"] == {"a key": 1}
-
-
-def test_a_refusal_that_says_to_come_back_much_later_is_told_so(platform: Simulator, logged_in: Load) -> None:
-    template = logged_in(platform)
-    platform.control(answer={"echo": answer(403, retry_after="3600")})
-    with pytest.raises(template.httpx.HTTPStatusError) as refused:
-        template.echo(1)
-    assert "Retry-After is 3600 s" in template.describe(refused.value)
-    assert platform.seen()["requests"]["echo"] == 1
-
-
 @pytest.mark.parametrize("endpoint", ["login", "config_token"])
 def test_a_login_that_is_to_come_back_later_comes_back(platform: Simulator, script: Script, endpoint: str) -> None:
     platform.control(answer={endpoint: answer(403, retry_after="1", times=1)})
@@ -152,13 +136,6 @@ def test_an_empty_answer_for_all_of_an_outage_loses_no_call(
     platform.control(outage=0.5)
     assert dict(template.run_parallel(template.echo, range(200))) == {number: number for number in range(200)}
     assert platform.seen()["faults"]["outage"] > 1
-
-
-def test_an_empty_refresh_is_not_repeated(platform: Simulator, logged_in: Load) -> None:
-    template = logged_in(platform)
-    platform.control(expire="RC", answer={"refresh_token": answer(200, b"")})
-    assert template.echo(1) == 1
-    assert platform.seen()["requests"]["refresh_token"] == 1
 
 
 def test_a_creation_with_an_empty_answer_is_not_repeated(platform: Simulator, logged_in: Load) -> None:

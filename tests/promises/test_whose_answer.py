@@ -21,29 +21,23 @@ def body(value: object) -> bytes:
 # ---------------------------------------------------------------------------------------------- What an answer must say
 
 
-@pytest.mark.parametrize(
-    "record",
-    [{"patientId": OTHER}, {"patientId": None}, {"error": "overloaded"}, {}],
-    ids=["another's", "nobody's", "an error inside a 200", "empty"],
-)
-def test_a_record_that_does_not_name_its_patient_is_refused_and_not_shown(
-    template: Any, platform: Simulator, record: dict[str, Any]
-) -> None:
-    platform.control(answer={"record_by_patient": answer(200, body({**record, "name": "Zoé Nemo"}))})
-    with pytest.raises(template.WrongValue, match=r"patientId|is an error") as refused:
-        template.get_record_by_patient(OWN)
-    assert_shows_nothing(template.describe(refused.value))
+ANSWERS = {
+    "another's record": ("record_by_patient", {"patientId": OTHER}),
+    "nobody's record": ("record_by_patient", {"patientId": None}),
+    "an error for a record": ("record_by_patient", {"error": "overloaded"}),
+    "an empty record": ("record_by_patient", {}),
+    "another's request": ("request_by_tube", {"tubeId": OTHER}),
+    "an error for a request": ("request_by_tube", {"error": "overloaded"}),
+}
 
 
-@pytest.mark.parametrize(
-    "request_of", [{"tubeId": OTHER}, {"error": "overloaded"}], ids=["another's", "an error inside a 200"]
-)
-def test_a_request_that_does_not_name_its_tube_is_refused_and_not_shown(
-    template: Any, platform: Simulator, request_of: dict[str, Any]
+@pytest.mark.parametrize(("endpoint", "wrong"), ANSWERS.values(), ids=ANSWERS)
+def test_an_answer_that_does_not_name_what_was_asked_for_is_refused_and_not_shown(
+    template: Any, platform: Simulator, endpoint: str, wrong: dict[str, Any]
 ) -> None:
-    platform.control(answer={"request_by_tube": answer(200, body({**request_of, "name": "Zoé Nemo"}))})
-    with pytest.raises(template.WrongValue, match=r"tubeId|is an error") as refused:
-        template.get_request_by_tube(OWN)
+    platform.control(answer={endpoint: answer(200, body({**wrong, "name": "Zoé Nemo"}))})
+    with pytest.raises(template.WrongValue, match=r"patientId|tubeId|is an error") as refused:
+        getattr(template, f"get_{endpoint}")(OWN)
     assert_shows_nothing(template.describe(refused.value))
 
 
