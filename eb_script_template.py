@@ -20,9 +20,9 @@ You edit    EDIT 1  constants, and services: comment out those that you do not n
 The engine between EDIT 1 and EDIT 2 takes care of the rest
             401                          one renewal of the access token for all threads, else a new login
             429, 5xx, timeout, bad body  up to 10 attempts, with exponential backoff and jitter; Retry-After is obeyed
-            threads                      at most 20 + 40 calls at once, on as many connections
+            threads                      at most 20 + 40 calls at once, on as many connections to each host
             Ctrl-C, SIGTERM, SIGHUP      queued work is dropped, calls in flight get 2 s; exit code 130, 143, 129
-            log, terminal                no password, no token, no patient; the log ends with a table of the calls
+            log, terminal                no password, no token; the terminal names no patient; the log ends with a table
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, as_completed  # noqa: F401  as_completed is for your TODO block
+from concurrent.futures import as_completed  # noqa: F401  for your TODO block
 from types import FrameType
 from typing import Any
 
@@ -39,9 +39,9 @@ import httpx
 
 # ======================================================================================= EDIT 1: constants and services
 
-DEFAULT_USER_NAME = "ziwig-invest2@yopmail.com"  # offered at the prompt; EB_USER_NAME comes first
+DEFAULT_USER_NAME = "ziwig-invest2@yopmail.com"  # offered at the prompt; EB_USER_NAME overrides it
 DEFAULT_PASSWORD = ""  # leave it empty: set EB_PASSWORD, or type it when asked
-MAX_THREADS = 20  # threads of the main pool, at most and by default; EB_THREADS sets fewer, against many 429 or 503
+MAX_THREADS = 20  # size of the main pool, and its limit; set EB_THREADS lower against many 429 or 503
 SUBTASKS_POOL_SIZE = 40  # threads of the subtasks pool, beside those of the main pool
 ERROR_MAX_RETRY = 10  # attempts per API call, the first included; 10 bridge about 2 minutes, 3 suit a trial
 WAIT_BEFORE_RETRY = 0.5  # seconds before the first retry; doubles after each, with jitter
@@ -51,9 +51,9 @@ API_DEADLINE = 300  # seconds that one attempt may take until the last byte of i
 LOG_LEVEL = logging.INFO  # of the log file; logging.DEBUG writes a line per attempt
 custom_bar_format = "{desc:<20.20} {percentage:3.0f}% |{bar}{r_bar}"  # tqdm's bar_format of every bar
 
-TEMPLATE_VERSION = "3.0.0"  # of the template that this script was copied from; leave it as it is
+TEMPLATE_VERSION = "3.1.0"  # of the template that this script was copied from; leave it as it is
 
-# Comment out a service that you do not need; IAM must stay. What is called is base_url + path.
+# Comment out a service that you do not need; IAM must stay. A call goes to base_url + path.
 # A service needs config_token, which opens its session; without refresh_token each renewal is a new login.
 MICROSERVICES: dict[str, dict[str, Any]] = {
     "IAM": {
@@ -88,7 +88,8 @@ MICROSERVICES: dict[str, dict[str, Any]] = {
 }
 
 # ============================================================ ENGINE BEGINS: read the names that follow, not all of it
-# Your script may use these names. Every other name of the engine begins with an underscore: yours cannot disturb it.
+# Use these names, but give none of them, no builtin, and none that begins with an underscore to something else: where
+# that would disturb the engine, `run` refuses to start. Every other name of the engine begins with an underscore.
 #
 # login                  asks for or reads the credentials and logs in; `run` does it, a notebook calls it
 # run                    the frame around main(): log, login, signals, summary
@@ -110,13 +111,17 @@ MICROSERVICES: dict[str, dict[str, Any]] = {
 # get_nested_value       takes a value out of nested JSON
 # logger                 the logger of the engine
 # describe               an exception in a few words, without anything of a patient
-# TemplateError          what the engine refuses: one of the next four
+# TemplateError          what the engine refuses: the base of the next three
 # ConfigurationError     a setting is missing or wrong
 # LoginError             the platform does not let you in
 # WrongValue             an answer or an argument is not what it has to be
 # WrongType              another name of WrongValue
 # RunStopped             ends a task when the run is ending; `except Exception` does not catch it
 
+# What is named above the engine.
+_BEFORE = {**globals()}
+
+# Imported by names that a script does not use: your own `time` or `re` must not disturb the engine.
 import atexit as _atexit
 import builtins as _builtins
 import collections.abc as _abc
@@ -125,12 +130,12 @@ import email.utils as _email
 import gc as _gc
 import getpass as _getpass
 import glob as _glob
+import gzip as _gzip
 import io as _io
 import itertools as _itertools
 import json as _json
 import logging as _logging
 import math as _math
-import operator as _operator
 import os as _os
 import queue as _queue
 import random as _random
@@ -145,30 +150,28 @@ import traceback as _traceback
 import typing as _typing
 import urllib.parse as _url
 import urllib.request as _proxies
-import zlib as _zlib
 from collections import Counter as _Counter, defaultdict as _defaultdict, deque as _deque
 from contextlib import ExitStack as _ExitStack, redirect_stdout as _redirect_stdout, suppress as _suppress
-from datetime import datetime as _datetime, timedelta as _timedelta, timezone as _timezone
+from datetime import timedelta as _timedelta
 from functools import cache as _cache, partial as _partial, wraps as _wraps
-from time import monotonic as _now
+from time import perf_counter as _now
 
 import tqdm as _tqdm
 
-# An import of httpx2 as httpx above is all that it takes to change the library.
+# Whichever library is imported above as httpx.
 _httpx = httpx
-# What stands in this file: names of the script, too.
+# The globals of this file, the script's included.
 _NAMES = globals()
 
 # ================================================================================================== Errors and stopping
 
 _GRACE_SECONDS = 2.0
-_CHECK = "if the platform differs from what this template assumes, python3 tests/check_platform.py says where"
+_CHECK = "python3 tests/check_platform.py says whether the platform differs from what is assumed"
 
 _logger = logger = _logging.getLogger(__name__)
 _P = _typing.ParamSpec("_P")
 _Item = _typing.TypeVar("_Item")
 _T = _typing.TypeVar("_T")
-_Decision = _abc.Callable[[Exception], bool]
 
 
 class TemplateError(Exception):
@@ -176,7 +179,7 @@ class TemplateError(Exception):
 
 
 class ConfigurationError(TemplateError):
-    """A setting is missing or wrong. The text names it, its value and the fix. Exit code 2."""
+    """A setting is missing or wrong. The text names it and the fix. Exit code 2."""
 
 
 class LoginError(TemplateError):
@@ -188,14 +191,15 @@ class WrongValue(TemplateError, TypeError, ValueError):
 
 
 class RunStopped(BaseException):
-    """The run is ending. It is no Exception, so that an `except Exception` in a loop does not swallow it."""
+    """The run is ending. Not an Exception, so that an `except Exception` in a loop does not swallow it."""
 
 
+# Older scripts use this name.
 WrongType = WrongValue
 
 
 class _State:
-    """What the engine remembers, until `reset`: a new run and a child made by fork start anew."""
+    """What the engine remembers. A child made by fork resets all of it, a new run only _stop and _figures."""
 
     def __init__(self) -> None:
         self.reset()
@@ -209,12 +213,12 @@ class _Stop(_State):
     def reset(self) -> None:
         # Each is (exit code, closing words, end of the grace). The first one counts.
         self.reasons: list[tuple[int, str, float]] = []
-        # What went wrong in threads of the script's own. It costs the exit code, but ends nothing.
-        self.failures: list[tuple[int, str]] = []
-        # When the threads that wait for a retry will go on (time.monotonic).
+        # What failed and nobody else hears of: a key of its own -> words. The run goes on; its exit code becomes 1.
+        self.unheard: dict[object, str] = {}
+        # Thread that waits for a retry -> when it will go on.
         self.waiting: dict[int, float] = {}
-        # Whether a signal raises KeyboardInterrupt in the main thread, which it does once in a run.
-        self.may_interrupt = False
+        # Whether `run` is at work, and whether a signal raises KeyboardInterrupt in the main thread: once in a run.
+        self.is_running = self.may_interrupt = False
 
     def request(self, code: int, words: str) -> None:
         """End the run in every thread, with this exit code and these words unless an earlier reason has others."""
@@ -224,13 +228,19 @@ class _Stop(_State):
         """Return the exit code and the closing words."""
         if self.reasons:
             return self.reasons[0][:2]
-        return next(iter(self.failures), (0, "done"))
+        unheard = list(self.unheard.values())
+        if not unheard:
+            return 0, "done"
+        words = f"failed: {unheard[0]}"
+        if len(unheard) > 1:
+            words += f", the first of {len(unheard):,} such failures"
+        return 1, words
 
     def grace_left(self) -> float:
         """Return the seconds that calls in flight may still take."""
-        if not self.reasons:
-            return _math.inf
-        return self.reasons[0][2] - _now()
+        if self.reasons:
+            return self.reasons[0][2] - _now()
+        return _math.inf
 
     def check(self) -> None:
         """Raise RunStopped if the run is ending."""
@@ -251,53 +261,21 @@ class _Stop(_State):
 
 _stop = _Stop()
 
-# What OpenSSL and Windows say, and what to do about it. None of these is better at the next attempt.
+# What OpenSSL or Windows says -> what to do about it. The first match counts; another attempt would not help.
 _TLS_HINTS = {
     "WRONG_VERSION_NUMBER|HTTP_REQUEST|RECORD_LAYER": "this port speaks no TLS: check the address and HTTPS_PROXY",
-    "expired|not yet valid": "the certificate has expired, or the clock of this machine is wrong",
-    "(hostname|IP address) mismatch": "the certificate is for another host: check the address",
-    "basic constraints|key (usage|identifier)": (
-        "Python 3.13 refuses this CA certificate: ask for one that meets RFC 5280"
-    ),
-    "CERTIFICATE_VERIFY_FAILED|not trusted": (
-        "set SSL_CERT_FILE to a PEM file with the CA certificates of your organisation"
-    ),
+    "issuer|self.signed|not trusted": "set SSL_CERT_FILE to a PEM file with the CA certificates of your organisation",
+    "CERTIFICATE_VERIFY_FAILED": "check the address and the clock of this machine",
 }
-
 
 _NO_BODY = "the answer has no body, JSON was expected"
 
 
-def _system_error(error: BaseException) -> BaseException | None:
-    """Return what the system said behind an httpx error: a context, as httpcore raises `from None`."""
-    if error.__cause__ is None:
-        return None
-    return error.__cause__.__context__
-
-
 def _tls_hint(error: BaseException) -> str:
     """Return what to do about a certificate, or a port without TLS; "" if the error is about something else."""
-    reason = _system_error(error)
-    if isinstance(reason, _ssl.SSLError):
-        for pattern, hint in _TLS_HINTS.items():
-            if _re.search(pattern, str(reason), _re.IGNORECASE):
-                return hint
-    return ""
-
-
-def _peer_of(error: httpx.RequestError) -> str:
-    """Return whom a failed call spoke to: the proxy if there is one; "" if that goes without saying."""
-    try:
-        url = error.request.url
-    except RuntimeError:
-        return ""
-    proxies = _proxies.getproxies()
-    proxy = proxies.get("https", proxies.get("all", ""))
-    is_proxied = proxy and url.scheme == "https" and not _proxies.proxy_bypass(url.host)
-    if is_proxied and not isinstance(_system_error(error), _ssl.SSLError):
-        return f"; proxy {proxy.rpartition('@')[2].rpartition('//')[2]} (HTTPS_PROXY)"
-    if isinstance(error, (_httpx.ConnectError, _httpx.ConnectTimeout)):
-        return f"; host {url.host}"
+    for pattern, hint in _TLS_HINTS.items():
+        if isinstance(error, _httpx.ConnectError) and _re.search(pattern, str(error), _re.IGNORECASE):
+            return hint
     return ""
 
 
@@ -305,45 +283,70 @@ def _is_web_page(response: httpx.Response) -> bool:
     return "text/html" in response.headers.get("Content-Type", "")
 
 
+def _retry_after_seconds(value: str, now: float) -> float:
+    """Return the seconds that a Retry-After asks for, by a number or a date (RFC 9110, 10.2.3); 0 for nonsense."""
+    if _re.fullmatch("[0-9]+", value.strip()):
+        return float(value)
+    with _suppress(TypeError, ValueError, OverflowError):
+        if date := _email.parsedate_tz(value):
+            return max(0.0, _email.mktime_tz(date) - now)
+    return 0.0
+
+
+def _retry_after(error: Exception) -> float:
+    """Return the seconds that a refused answer asks to wait, if it does, else 0."""
+    if isinstance(error, _httpx.HTTPStatusError):
+        return _retry_after_seconds(error.response.headers.get("Retry-After", ""), _time.time())
+    return 0.0
+
+
 def _status_words(error: httpx.HTTPStatusError) -> str:
     """Return the status, and what tells where a refusal comes from; httpx's own text repeats the URL."""
+    # The engine has put words of its own there: see _Sessions.renew.
     if " for url " not in str(error):
         return str(error)
     words = f"HTTP {error.response.status_code}"
-    if error.response.has_redirect_location:
-        target = _re.split("[?#;]", error.response.headers["Location"])[0]
-        # What is no address may be anything.
-        with _suppress(_httpx.InvalidURL):
-            return f"{words}, redirects to {_httpx.URL(target)}"
-    if _is_web_page(error.response):
-        return f"{words}, answered by a web page"
+    if target := error.response.next_request:
+        # Its path may hold an id: it is in the log alone.
+        words += f", redirects to {target.url.scheme}://{target.url.host}"
+    elif _is_web_page(error.response):
+        words += ", answered by a web page"
+    if (seconds := _retry_after(error)) > MAX_WAIT_BEFORE_RETRY:
+        words += f", Retry-After is {seconds:.0f} s, MAX_WAIT_BEFORE_RETRY {MAX_WAIT_BEFORE_RETRY} s: run again later"
     return words
 
 
 def _request_words(error: httpx.RequestError) -> str:
-    """Return what httpx says, without what h11 quotes of an answer that it cannot read."""
-    words = _re.split(r":? (?:bytearray\()?b?['\"]", str(error))[0] + _peer_of(error)
-    if isinstance(error, _httpx.ProxyError) and "407" in words:
-        words += ": put user and password into it, percent-encoded"
-    if hint := _tls_hint(error):
-        words += f"; {hint}"
-    return words
+    """Return what httpx says, without the bytes that h11 quotes of an answer; then host, proxy and what to do."""
+    words = [_re.split(r":? (?:bytearray\()?b?['\"]", str(error))[0]]
+    # An error that a script makes itself has no request.
+    with _suppress(RuntimeError):
+        url, proxy = error.request.url, _proxies.getproxies().get("https")
+        words.append(f"host {url.host}")
+        if proxy and url.scheme == "https":
+            words.append(f"HTTPS_PROXY {proxy.rpartition('@')[2].rpartition('//')[2]}")
+    return "; ".join(filter(None, (*words, _tls_hint(error))))
 
 
 def _describe(error: BaseException) -> str:
-    """Return an exception in a few words, without anything of a patient: `int(birth_date)` quotes its value."""
+    """Return an exception in a few words, without a text that may quote a patient, as that of int(birth_date) does."""
     words: str | None = ""
-    if isinstance(error, _httpx.HTTPStatusError):
-        return _status_words(error)
-    if isinstance(error, (TemplateError, RunStopped)):
-        return str(error)
-    if isinstance(error, _httpx.RequestError):
-        words = _request_words(error)
-    elif isinstance(error, _json.JSONDecodeError):
-        words = str(error) if error.doc else _NO_BODY
-    elif isinstance(error, OSError):
-        # Without the name of the file, which may be an id.
-        words = error.strerror
+    match error:
+        case _httpx.HTTPStatusError():
+            return _status_words(error)
+        case TemplateError() | RunStopped():
+            return str(error)
+        case _httpx.RequestError():
+            words = _request_words(error)
+        case _json.JSONDecodeError():
+            words = str(error) if error.doc else _NO_BODY
+            if error.doc.lstrip().startswith("<"):
+                words = "a web page, JSON was expected"
+        case UnicodeDecodeError():
+            words = "not UTF-8"
+        case OSError():
+            # Without the name of the file, which may be an id.
+            words = error.strerror
     return ": ".join(filter(None, (type(error).__name__, words)))
 
 
@@ -353,16 +356,15 @@ describe = _describe
 
 _LOG_BYTES = 10_000_000
 _LONGEST_LINE = 10_000
-_LONGEST_EXCERPT = 500
 
 
 class _Figures(_State):
-    """What the API functions did: the table at the end of the log. Its size does not grow with the number of calls."""
+    """What the API functions did: the table at the end of the log. It hardly grows with the number of calls."""
 
     def reset(self) -> None:
-        # Reentrant: the garbage collector may call _on_unraisable within.
+        # Reentrant: the garbage collector may call _on_unheard within, whose line redraws bars, and they call `total`.
         self.lock = _threading.RLock()
-        # API function, or "" -> "calls", "failures", ... -> how many
+        # API function -> "calls", "failures", ... -> how many
         self.events: dict[str, _Counter[str]] = _defaultdict(_Counter)
         # API function -> milliseconds -> attempts
         self.durations: dict[str, _Counter[int]] = _defaultdict(_Counter)
@@ -371,7 +373,8 @@ class _Figures(_State):
         """Count an event. "calls" are first attempts, "retries" the others; they take some seconds."""
         with self.lock:
             self.events[function][event] += 1
-            self.durations[function].update(round(each * 1000) for each in seconds)
+            for each in seconds:
+                self.durations[function][round(each * 1000)] += 1
 
     def total(self, event: str) -> int:
         with self.lock:
@@ -380,14 +383,14 @@ class _Figures(_State):
     def table(self) -> list[str]:
         """Return a line per API function; the durations are those of single attempts."""
         columns = ("calls", "retries", "renewals", "failures")
-        titles = "".join(f"{title:>10}" for title in (*columns, "p50 ms", "p95 ms", "max ms"))
-        lines = [f"{'API function':<28}{titles}"]
+        line = "{:<28}" + "{:>10}" * 7
+        lines = [line.format("API function", *columns, "p50 ms", "p95 ms", "max ms")]
         with self.lock:
-            for function in sorted(filter(self.durations.get, self.durations)):
+            for function in sorted(self.durations):
                 figures = [self.events[function][column] for column in columns]
                 ordered = sorted(self.durations[function].elements())
                 figures += [ordered[_math.ceil(share * len(ordered)) - 1] for share in (0.50, 0.95, 1)]
-                lines.append(f"{function:<28}" + "".join(f"{figure:>10,}" for figure in figures))
+                lines.append(line.format(function, *(f"{figure:,}" for figure in figures)))
         return lines
 
 
@@ -397,32 +400,26 @@ _secrets: _deque[str] = _deque(maxlen=400)
 
 
 def _keep_secret(secret: str) -> None:
-    """Mask a secret from now on: as it is, in a repr, in JSON, in a URL. One so short would show itself by its gaps."""
+    """Mask a secret from now on: as it is, in a repr, in JSON, in a URL."""
+    # Each gap in the log would give away one so short.
     if len(secret) < 4:
         return
     forms = {secret, repr(secret)[1:-1], _json.dumps(secret)[1:-1], _json.dumps(secret, ensure_ascii=False)[1:-1]}
     _secrets.extend({*forms, _url.quote(secret, safe=""), _url.quote_plus(secret)})
 
 
-def _redact_url(match: _re.Match[str]) -> str:
-    """Return a URL without login and query string."""
-    address = _re.sub(r"(?s)\?.*", "?***", match[0])
-    return _re.sub(r"://[^/#?]*@", "://***@", address)
-
-
 def _redact(text: str) -> str:
-    """Return a text on one line, without control characters, secrets, headers that hold some, and queries of URLs.
-
-    A line break from a server would forge a line of the log (CWE-117). The text is cut once it holds no secret, and
-    before patterns are looked for that take long in a long text.
-    """
+    """Return a text on one line, without secrets, headers that hold some, and queries of URLs."""
     for secret in sorted(set(_secrets.copy()), key=len, reverse=True):
         text = text.replace(secret, "***")
+    # Cut once it holds no secret, and before the patterns that take long in a long text.
     rest = len(text) - _LONGEST_LINE
+    # A line break from a server would forge a line of the log (CWE-117).
     text = _re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda match: repr(match[0])[1:-1], text[:_LONGEST_LINE])
     text = _re.sub(r"(?i)(\b(?:set-cookie|cookie|(?:proxy-)?authorization)\b['\"]?\s*[:=,]\s*).*", r"\1***", text)
     text = _re.sub(r"(?i)(\bbearer\s+)[^\s'\",]+", r"\1***", text)
-    text = _re.sub(r"(https?:/)?/[^\s'\"?]+(\?[^\s\"]*)?", _redact_url, text)
+    text = _re.sub(r"://[^\s'\"/#?]*@", "://***@", text)
+    text = _re.sub(r"/[^\s'\"?]+(\?[^\s\"]*)?", lambda match: _re.sub(r"\?.*", "?***", match[0]), text)
     if rest > 0:
         text += f"... ({rest:,} characters more)"
     return text
@@ -445,14 +442,14 @@ def _say(text: str) -> None:
         # It goes over the echo of Ctrl-C.
         line = "\r" + line
     with _suppress(Exception):
-        # Without a terminal, a bar that waits for the lock of the log may hold the lock of tqdm.
+        # Without a terminal, tqdm's lock is not taken: a bar that holds it may be waiting for the lock of the log.
         _tqdm.tqdm.write(line, file=_sys.stderr or _io.StringIO(), nolock=not is_drawn)
 
 
 def _traceback_of(error: BaseException) -> list[str]:
     """Return the lines of a traceback, or a reference if the log has had this one already."""
     if hasattr(error, "_is_in_log"):
-        return [f"(for the traceback of this {type(error).__name__} see above)"]
+        return ["(its traceback is above)"]
     vars(error)["_is_in_log"] = True
     return "".join(_traceback.format_exception(error)).rstrip("\n").split("\n")
 
@@ -466,8 +463,7 @@ class _LogLine(_logging.Formatter):
         for error in (getattr(record, "failure", None), record.exc_info and record.exc_info[1]):
             if isinstance(error, BaseException):
                 lines += _traceback_of(error)
-        if record.stack_info:
-            lines += record.stack_info.split("\n")
+        lines += (record.stack_info or "").splitlines()
         return f"{columns} " + "\n    ".join(map(_redact, lines))
 
 
@@ -487,7 +483,7 @@ class _LogFile(_logging.FileHandler):
             _say(problem)
 
     def close(self) -> None:
-        # A full disk keeps for this moment what could not be written.
+        # On a full disk, closing fails to write what is left over.
         with _suppress(OSError):
             super().close()
 
@@ -500,10 +496,9 @@ class _Terminal(_logging.Handler):
             return
         with _suppress(Exception):
             words = record.getMessage()
-            # They log what callbacks and tasks raise that nobody asks for; it may quote a patient.
+            # These two log exceptions that nobody fetched. The text may quote a patient.
             if record.name in ("concurrent.futures", "asyncio"):
-                _figures.count("", "unheard errors")
-                words = f"unheard error in {record.name}, see the log"
+                words = _stop.unheard[record] = f"unheard error in {record.name} (see the log)"
             _say(words)
 
 
@@ -518,13 +513,11 @@ def _make_private(path: str) -> bool:
     """Create the log if need be; return whether it is a plain file of ours that only its owner can read."""
     # O_NONBLOCK: a pipe without a reader is an error then, and not waited for.
     _os.close(_os.open(path, _os.O_CREAT | _os.O_WRONLY | getattr(_os, "O_NONBLOCK", 0), 0o600))
-    is_ours = _os.path.isfile(path) and _os.stat(path).st_uid == getattr(_os, "geteuid", int)()
-    try:
-        if is_ours:
+    with _suppress(PermissionError):
+        if _os.path.isfile(path) and _os.stat(path).st_uid == getattr(_os, "geteuid", int)():
             _os.chmod(path, 0o600)
-    except PermissionError:
-        return False
-    return is_ours
+            return True
+    return False
 
 
 def _set_aside(path: str) -> str:
@@ -533,10 +526,12 @@ def _set_aside(path: str) -> str:
         if _os.path.isfile(path) and _os.path.getsize(path) >= _LOG_BYTES:
             _os.chmod(path, 0o600)
             _os.rename(path, f"{path}.{_time.time_ns()}")
-            for old in sorted(_glob.glob(f"{_glob.escape(path)}.[0-9]*"), key=_os.path.getmtime)[:-5]:
+            # What has another name is not ours; the versions before 3.0 counted from 1 to 5.
+            names = [old for old in _glob.glob(f"{_glob.escape(path)}.*") if _re.search(r"\.(\d|\d{19})$", old)]
+            for old in sorted(names, key=_os.path.getmtime)[:-5]:
                 _os.remove(old)
     except OSError as error:
-        return f"{path} cannot be set aside and grows on: {error.strerror}"
+        return f"{path} cannot be set aside, so it grows: {error.strerror}"
     return ""
 
 
@@ -555,10 +550,9 @@ def _open_log(stack: _ExitStack, path: str) -> None:
         is_private = _make_private(path)
         log = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        fix = "start the script in a folder where you may write"
-        raise ConfigurationError(f"{path} cannot be written ({error.strerror}): {fix}") from error
+        raise ConfigurationError(f"{path} cannot be written ({error.strerror}): start the script elsewhere") from error
     log.setFormatter(_LogLine())
-    # For a level that is none `login` raises, and the log says so.
+    # `login` refuses a wrong LOG_LEVEL, and needs the log to say so.
     log.setLevel(LOG_LEVEL if isinstance(LOG_LEVEL, int) else _logging.INFO)
     _log_to(stack, log)
     # The lines of httpx and httpcore hold full URLs and cookies.
@@ -570,7 +564,7 @@ def _open_log(stack: _ExitStack, path: str) -> None:
     if problem:
         _logger.warning(problem)
     if not is_private:
-        _logger.warning("%s is no plain file of yours, or cannot be made private: others may read it", path)
+        _logger.warning("%s is not a plain file of yours, or cannot be made private: others may read it", path)
     python = f"Python {_sys.version.split()[0]} on {_sys.platform}, process {_os.getpid()}"
     _logger.info("%s started, template %s, %s", _script_name(), TEMPLATE_VERSION, python)
 
@@ -591,66 +585,49 @@ def _status_of(error: BaseException | None) -> int:
 
 
 def _is_rate_limit(error: Exception) -> bool:
-    """Whether the call came too early and was not carried out: 429, or another 4xx with a Retry-After."""
-    status = _status_of(error)
-    return status == 429 or (400 <= status < 500 and "Retry-After" in error.response.headers)  # type: ignore[attr-defined]
+    """Whether the platform has refused a call because it came too early: by 429, or another 4xx with a Retry-After."""
+    if not isinstance(error, _httpx.HTTPStatusError):
+        return False
+    response = error.response
+    return response.status_code == 429 or (response.is_client_error and "Retry-After" in response.headers)
 
 
 def _is_hopeless(error: Exception) -> bool:
-    """Whether nothing gets through until a setting has changed. A 407 of a proxy, repeated, locks the account."""
+    """Whether another attempt soon would fail in the same way. A 407 of a proxy, repeated, locks the account."""
     if isinstance(error, _httpx.ProxyError):
+        # httpcore puts the status first.
         return str(error).startswith("4")
-    return isinstance(error, _httpx.UnsupportedProtocol) or _tls_hint(error) != ""
+    if isinstance(error, UnicodeDecodeError):
+        # A body that was cut may come whole next time.
+        return error.reason != "unexpected end of data"
+    waits_too_long = _retry_after(error) > MAX_WAIT_BEFORE_RETRY
+    return waits_too_long or isinstance(error, _httpx.UnsupportedProtocol) or _tls_hint(error) != ""
 
 
 def _is_retryable(error: Exception, idempotent: bool = True) -> bool:
     """Whether another attempt can help, and cannot create a second thing."""
     if _is_hopeless(error):
         return False
+    # Nothing of the call was carried out.
     if _is_rate_limit(error) or isinstance(error, _NOT_SENT_ERRORS):
         return True
     status = _status_of(error)
-    passing = status in _RETRIED_STATUSES or (status >= 500 and status != 501)
-    return idempotent and (passing or isinstance(error, _RETRIED_ERRORS))
+    is_temporary = status in _RETRIED_STATUSES or (status >= 500 and status != 501)
+    return idempotent and (is_temporary or isinstance(error, _RETRIED_ERRORS))
 
 
-def _retry_after_seconds(value: str, now: _datetime) -> float:
-    """Return the seconds that a Retry-After asks for, by a number or a date (RFC 9110, 10.2.3); 0 for nonsense."""
-    if _re.fullmatch("[0-9]+", value.strip()):
-        return float(value)
-    try:
-        date = _email.parsedate_to_datetime(value)
-        date = date.replace(tzinfo=date.tzinfo or _timezone.utc)
-        return max(0.0, (date - now).total_seconds())
-    except (TypeError, ValueError, OverflowError):
-        return 0.0
-
-
-def _retry_delay(failures: int, retry_after: float = 0.0) -> float:
+def _retry_delay(failures: int, retry_after: float) -> float:
     """Return the seconds to wait after so many failures: Retry-After and a capped, jittered exponential backoff."""
     backoff = min(MAX_WAIT_BEFORE_RETRY, WAIT_BEFORE_RETRY * 2.0 ** min(failures - 1, 30))
     return min(MAX_WAIT_BEFORE_RETRY, retry_after + backoff * _random.uniform(0.5, 1))
 
 
-def _plan_retry(error: Exception, failures: int) -> float | None:
-    """Return the seconds until the next attempt; None if Retry-After asks for more than is waited."""
-    if not isinstance(error, _httpx.HTTPStatusError):
-        return _retry_delay(failures)
-    header = error.response.headers.get("Retry-After", "")
-    retry_after = _retry_after_seconds(header, _datetime.now(_timezone.utc))
-    if retry_after <= MAX_WAIT_BEFORE_RETRY:
-        return _retry_delay(failures, retry_after)
-    limit = f"MAX_WAIT_BEFORE_RETRY {MAX_WAIT_BEFORE_RETRY} s"
-    error.args = (f"Retry-After is {retry_after:.0f} s, {limit}: run again later",)
-    return None
-
-
 def _excerpt(error: Exception) -> str:
-    """Return the start of a refused answer, which often says why. It is for the log file, which is private."""
+    """Return where a refused answer leads, and its start, which often says why: for the log file, which is private."""
     for refused in (error, error.__cause__):
         if isinstance(refused, _httpx.HTTPStatusError):
             with _suppress(_httpx.StreamError):
-                return f": {refused.response.text[:_LONGEST_EXCERPT]}"
+                return f": {refused.response.headers.get('Location', '')} {refused.response.text[:500]}"
     return ""
 
 
@@ -659,93 +636,78 @@ def _given_up_by(error: BaseException) -> str:
     return str(getattr(error, "_given_up_by", ""))
 
 
-def _with_retries(name: str, call: Callable[[], _T], retryable: _Decision) -> _T:
+def _with_retries(name: str, call: Callable[[], _T], retryable: Callable[[Exception], bool]) -> _T:
     """Return the result of `call`, made again as the functions above say; in the end raise its last exception."""
     failures = 0
     while True:
         try:
             return call()
         except Exception as error:
-            failures, delay = failures + 1, None
+            failures += 1
+            words = f"{name}: {_describe(error)}, failure {failures} of {ERROR_MAX_RETRY}"
+            private = {"private": _excerpt(error)}
             # An API function that this one calls has tried it often enough.
-            if not _given_up_by(error) and failures < ERROR_MAX_RETRY and retryable(error):
-                delay = _plan_retry(error, failures)
-            words, private = f"{name}: {_describe(error)}, attempt {failures}", {"private": _excerpt(error)}
-            if delay is None:
+            if _given_up_by(error) or failures >= ERROR_MAX_RETRY or not retryable(error):
                 _logger.info("%s, given up", words, extra=private)
                 _figures.count(name, "failures")
                 vars(error).setdefault("_given_up_by", name)
                 raise
+            delay = _retry_delay(failures, _retry_after(error))
             _logger.warning("%s, next in %.1f s", words, delay, extra=private)
         _stop.sleep(delay)
 
 
 # ======================================================================================================== HTTP clients
 
-# Node.js and uvicorn close idle connections after 5 s. Ours close first, rather than write into a closing one.
+# Node.js and uvicorn close idle connections after 5 s. We close first, so as not to write into a closing one.
 _IDLE_SECONDS = 4
 _CONNECT_SECONDS = 5
-_SLOW_CONNECT_SECONDS = 1
 
 
 class _ThreadState(_State, _threading.local):
-    """What each thread has of its own."""
-
-    client: httpx.Client | None = None
-    # The service that the API function in progress names, and the answer that it got through our client.
-    app: str | None = None
-    response: httpx.Response | None = None
-    # 1 in a worker of the main pool, 2 in one of the subtasks pool: see _ThreadPool.
-    level = 0
-    # The row of its bar: 1, 2, ... in the workers of both pools.
-    position = 0
-    # The host that it began to connect to, and when (time.monotonic).
-    connecting = ("", 0.0)
+    """What each thread has of its own: threading.local calls __init__, and so reset, in every thread."""
 
     def reset(self) -> None:
-        self.__dict__.clear()
-        # Those of its connections.
-        self.streams: set[Any] = set()
+        self.client: httpx.Client | None = None
+        # The service that the API function in progress names, and the status of the last answer.
+        self.app: str | None = None
+        self.status = 200
+        # 1 in a worker of the main pool, 2 in one of the subtasks pool: see _ThreadPool.
+        self.depth = 0
+        # The row of its bar: 1, 2, ... in the workers of both pools.
+        self.position = 0
+        # Host and port -> the newest connection to it, and whether a call is using that.
+        self.connections: dict[bytes, tuple[Any, bool]] = {}
 
 
 class _Connections(_State):
-    """The connections without work. They are closed after some seconds, whichever thread they belong to."""
+    """The connections of threads without a call. They are closed after some seconds."""
 
     def reset(self) -> None:
         self.lock = _threading.RLock()
-        # Stream -> since when it is idle (time.monotonic), all streams of its thread.
-        self.idle: dict[Any, tuple[float, set[Any]]] = {}
+        # id() of the connections of a thread -> since when it has no call, and these connections.
+        self.idle: dict[int, tuple[float, dict[bytes, tuple[Any, bool]]]] = {}
         self.watcher: _threading.Thread | None = None
+        # Whether they are kept: no more once an answer came before its call, since the next one might come just after.
+        self.are_kept = True
 
     def watch(self) -> None:
-        """Start to close them, unless that has been started."""
+        """Start the thread that closes them, but only once."""
         if self.watcher is None:
             self.watcher = _threading.Thread(target=self.close_idle, name="connections", daemon=True)
             self.watcher.start()
-
-    def take(self, streams: set[Any]) -> None:
-        """Keep the connections of a thread open from now on: a call begins, and may use any of them."""
-        with self.lock:
-            for stream in streams:
-                self.idle.pop(stream, None)
-
-    def give_back(self, streams: set[Any]) -> None:
-        """Note that those connections of a thread without a call are idle from now on: a call has ended."""
-        with self.lock:
-            for stream in streams:
-                if not stream.has_call:
-                    self.idle[stream] = _now(), streams
 
     def close_idle(self) -> None:
         while True:
             _time.sleep(_IDLE_SECONDS / 4)
             with self.lock:
-                for stream, (since, streams) in tuple(self.idle.items()):
+                for key, (since, connections) in tuple(self.idle.items()):
                     if since < _now() - _IDLE_SECONDS:
-                        # httpx notices that it is closed before it would use it again.
-                        stream.close()
-                        streams.discard(stream)
-                        del self.idle[stream]
+                        del self.idle[key]
+                        for connection, has_call in connections.values():
+                            # httpx notices that it is closed before it would use it again.
+                            if not has_call:
+                                connection.close()
 
 
 _connections = _Connections()
@@ -753,32 +715,16 @@ _thread = _ThreadState()
 tokens: dict[str, dict[str, Any]] = {}
 
 
-def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Unpack gzip of any number of parts (RFC 1952, section 2.2); httpx takes the first for all, and misses a cut."""
-    unpacker = None
-    for chunk in chunks:
-        while chunk:
-            if unpacker is None or unpacker.eof:
-                unpacker = _zlib.decompressobj(_zlib.MAX_WBITS | 16)
-            try:
-                yield unpacker.decompress(chunk)
-            except _zlib.error as error:
-                raise _httpx.DecodingError(str(error)) from error
-            chunk = unpacker.unused_data
-    if unpacker and not unpacker.eof:
-        raise _httpx.DecodingError("the body is cut: its gzip has no end")
-
-
 class _Body(_httpx.SyncByteStream):
     """The body of an answer, cut off at a deadline: httpx only limits the wait for its next byte (httpx#1450)."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.body: Any = response.stream
-        self.end = response.request.extensions["deadline"]
+        self.end = response.request.extensions["sent"] + API_DEADLINE
         self.connection = response.extensions["network_stream"]
-        self.streams = _thread.streams
-        self.streams.add(self.connection)
-        self.connection.has_call = True
+        self.host, self.connections = response.request.url.netloc, _thread.connections
+        with _connections.lock:
+            self.connections[self.host] = self.connection, True
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self.body:
@@ -788,78 +734,69 @@ class _Body(_httpx.SyncByteStream):
 
     def close(self) -> None:
         self.body.close()
-        self.connection.has_call = False
-        _connections.give_back(self.streams)
+        with _connections.lock:
+            self.connections[self.host] = self.connection, False
+            _connections.idle[_builtins.id(self.connections)] = _now(), self.connections
 
 
 class _GzipBody(_Body):
+    """A body in gzip, of one part or more (RFC 1952, 2.2): httpx reads only the first, and overlooks a cut."""
+
     def __iter__(self) -> Iterator[bytes]:
-        return _gunzip(super().__iter__())
-
-
-def _on_connect(event: str, details: dict[str, Any]) -> None:
-    """Log a slow connect. The addresses of a host are tried in turn, and nothing else tells that the first is dead."""
-    if event == "connection.connect_tcp.started":
-        _thread.connecting = details["host"], _now()
-    elif event == "connection.connect_tcp.complete":
-        host, started = _thread.connecting
-        if _now() > started + _SLOW_CONNECT_SECONDS:
-            _logger.warning("%s: connected after %.1f s; one of its addresses may be dead", host, _now() - started)
-
-
-def _refuse_other_service(app: str, request: httpx.Request) -> None:
-    """Raise ConfigurationError if a call sends the access token of another service than its decorator names."""
-    sent = request.headers.get("Authorization")
-    senders = [each for each, session in tokens.items() if sent == f"Bearer {session['access_token']}"]
-    if senders and app not in senders:
-        raise ConfigurationError(f"a call sends the access token of {senders[0]}, its decorator names {app}: name one")
+        packed = b"".join(super().__iter__())
+        try:
+            yield _gzip.decompress(packed)
+        except Exception as error:
+            raise _httpx.DecodingError("the gzip body is damaged") from error
 
 
 def _on_request(request: httpx.Request) -> None:
-    """Limit the time of an attempt, and that to connect, whatever the `timeout=` of a call says."""
-    if _thread.app is not None:
-        _refuse_other_service(_thread.app, request)
+    """Check the access token of a call, limit its time to connect, and keep the connections of this thread open."""
+    app, header = _thread.app, request.headers.get("Authorization")
+    owners = [each for each, session in tokens.items() if header == f"Bearer {session['access_token']}"]
+    if owners and app not in (None, *owners):
+        raise ConfigurationError(f"the call sends the token of {owners[0]}, but its decorator names {app}: use one")
     timeouts = request.extensions["timeout"]
+    # Whatever the `timeout=` of the call says; None would wait for ever.
     timeouts["connect"] = min(timeouts["connect"] or _CONNECT_SECONDS, _CONNECT_SECONDS)
-    _connections.take(_thread.streams)
-    # With a connection at hand there is nothing to watch, and httpcore takes its time to tell of each step.
-    if not _thread.streams:
-        request.extensions["trace"] = _on_connect
-    request.extensions["sent"] = _time.perf_counter()
-    request.extensions["deadline"] = _now() + API_DEADLINE
+    if not _connections.are_kept:
+        request.headers["Connection"] = "close"
+    with _connections.lock:
+        _connections.idle.pop(_builtins.id(_thread.connections), None)
+    request.extensions["sent"] = _now()
 
 
-def _note_reads(stream: Any) -> None:
+def _note_reads(connection: Any) -> None:
     """Have a connection note when it was last read from."""
-    stream.last_read, read = _time.perf_counter(), stream.read
+    read = connection.read
 
     def read_and_note(*arguments: Any, **options: Any) -> Any:
-        data = read(*arguments, **options)
-        stream.last_read = _time.perf_counter()
-        return data
+        connection.last_read = _now()
+        return read(*arguments, **options)
 
-    stream.read = read_and_note
+    connection.read, connection.last_read = read_and_note, _now()
 
 
 def _refuse_early(response: httpx.Response) -> None:
-    """Raise for an answer that was there before its call: one that came twice, and httpx has read with the first."""
-    stream = response.extensions["network_stream"]
-    if not hasattr(stream, "last_read"):
-        _note_reads(stream)
-    elif stream.last_read < response.request.extensions["sent"]:
+    """Raise for an answer that was there before its call was sent: it is a copy of the answer to an earlier call."""
+    connection = response.extensions["network_stream"]
+    if not hasattr(connection, "last_read"):
+        _note_reads(connection)
+    if connection.last_read < response.request.extensions["sent"]:
+        _connections.are_kept = False
         raise _httpx.RemoteProtocolError("the answer came before its call")
 
 
 def _on_response(response: httpx.Response) -> None:
     """Take over the body, and raise for a status that is never a success, even if the function forgets to."""
-    _thread.response = response
     _refuse_early(response)
+    _thread.status = response.status_code
     encoding, body = response.headers.get("Content-Encoding", "").lower(), _Body
     if encoding in ("gzip", "x-gzip"):
         del response.headers["Content-Encoding"]
         body = _GzipBody
-    elif encoding and _re.search("gzip|compress|deflate|br|zstd", encoding):
-        raise _httpx.DecodingError(f"the answer is packed as {encoding}, which nobody has asked for")
+    elif _re.search("gzip|compress|deflate|br|zstd", encoding):
+        raise _httpx.DecodingError(f"the answer is encoded as {encoding}, not gzip")
     response.stream = body(response)
     is_refused = response.status_code in (401, *_RETRIED_STATUSES) or response.status_code >= 500
     if is_refused and _thread.app is not None:
@@ -911,33 +848,24 @@ def get_httpx_client() -> httpx.Client:
         event_hooks={"request": [_on_request], "response": [_on_response]},
     )
     client.process = _os.getpid()
-    # The access token alone says who calls: a cookie that has expired may count more than a good token.
+    # The access token alone says who calls: an expired cookie may override a good token.
     client.cookies.extract_cookies = lambda response: None  # type: ignore[method-assign]
     _thread.client = client
     return client
 
 
-def _explain(error: Exception) -> None:
-    """Raise WrongValue in place of an error that would come again, and whose text does not say why."""
-    response = _thread.response
-    if response is None:
-        return
-    # An empty 200 is a fault. Others mean what they say, and a 201 that is asked for again may create a second thing.
-    if isinstance(error, _json.JSONDecodeError) and not error.doc and response.status_code != 200:
-        raise WrongValue(f"HTTP {response.status_code}: {_NO_BODY}") from error
-    # A body that is cut in the middle of a letter is tried again.
-    if isinstance(error, UnicodeDecodeError) and error.reason != "unexpected end of data":
-        charset = response.charset_encoding or "no charset"
-        raise WrongValue(f"the answer is not in UTF-8, as JSON has to be; its Content-Type says {charset}") from error
-
-
-def _refuse_unstarted(name: str, result: object) -> None:
-    """Raise WrongValue for the result of a generator function or an async function: nothing of it has run."""
+def _complete(name: str, call: Callable[[], _T]) -> _T:
+    """Return the result of `call`. Raises WrongValue if none of its code has run, or if it would end another loop."""
+    try:
+        result = call()
+    except StopIteration as error:
+        # A loop of the script, as that of map(), would take it for its own end (PEP 479), and leave out the rest.
+        raise WrongValue(f"{name} raises StopIteration: give next() a default") from error
     if isinstance(result, (_abc.Generator, _abc.Coroutine, _abc.AsyncGenerator)):
         if isinstance(result, _abc.Coroutine):
             result.close()
-        kind = type(result).__name__
-        raise WrongValue(f"{name} returns a {kind}, of which nothing has run: use return, not yield or async")
+        raise WrongValue(f"{name} returns a {type(result).__name__}: use return, not yield or async")
+    return result
 
 
 class _Attempts:
@@ -950,35 +878,45 @@ class _Attempts:
     def __call__(self) -> Any:
         _stop.check()
         self.number += 1
-        outer, _thread.app, _thread.response = _thread.app, self.app, None
-        status, started = "ended", _time.perf_counter()
+        outer, _thread.app, _thread.status = _thread.app, self.app, 200
+        outcome, started = "ended", _now()
         try:
-            result = self.call()
-            _refuse_unstarted(self.name, result)
-            status = "ok"
+            result = _complete(self.name, self.call)
+            outcome = "ok"
             return result
         except Exception as error:
-            status = _describe(error)
-            _explain(error)
+            outcome = _describe(error)
+            # An empty 200 is a fault. Other empty answers are meant; a 201 asked for again may create a second thing.
+            if isinstance(error, _json.JSONDecodeError) and not error.doc and _thread.status != 200:
+                raise WrongValue(f"HTTP {_thread.status}: {_NO_BODY}") from error
             raise
         finally:
-            seconds = _time.perf_counter() - started
-            _thread.app, _thread.response = outer, None
+            seconds = _now() - started
+            _thread.app = outer
             _figures.count(self.name, self.event, seconds)
             self.event = "retries"
-            _logger.debug("%s attempt %d: %s in %.3f s", self.name, self.number, status, seconds)
+            _logger.debug("%s attempt %d: %s in %.3f s", self.name, self.number, outcome, seconds)
 
 
 # ==================================================================================================== Login and tokens
 
-# The steps against a 401, in their order.
+# The steps against a 401: refresh, log in again, wait until the new token is known. 0 stands for none so far.
 _REFRESH, _LOGIN, _WAIT = 1, 2, 3
-# Until then a new token may not be known on every machine of the platform.
+# Seconds until a new token is known on every machine of the platform.
 _NEW_TOKEN_SECONDS = 3
+# We assume that no token expires sooner. Where a refresh works, one login in this time is enough for a service.
+_YOUNG_TOKEN_SECONDS = 60
+
+
+def _check_enabled(app: str, user: str) -> None:
+    """Raise ConfigurationError for a service that is commented out, or never was there; `user` asks for it."""
+    if app not in MICROSERVICES:
+        raise ConfigurationError(f"{user}: {app} is not enabled; MICROSERVICES has {', '.join(MICROSERVICES)}")
 
 
 def url_of(app: str, endpoint: str) -> str:
     """Return the address of an endpoint. Raises ConfigurationError for one that MICROSERVICES does not have."""
+    _check_enabled(app, endpoint)
     service, paths = MICROSERVICES[app], MICROSERVICES[app]["endpoints"]
     if endpoint not in paths:
         raise ConfigurationError(f"{app} has no endpoint {endpoint!r} in MICROSERVICES; it has {', '.join(paths)}")
@@ -989,20 +927,16 @@ class _WebPage(LoginError):
     """A page in HTML, where tokens were expected. It may go away, unlike a refusal."""
 
 
-def _is_unknown_host(error: BaseException) -> bool:
-    """Whether there is no host of that name."""
-    reason = _system_error(error)
-    return isinstance(reason, _socket.gaierror) and reason.errno == _socket.EAI_NONAME
-
-
 def _refusal(app: str, endpoint: str, error: httpx.HTTPStatusError, user: str) -> LoginError:
     """Return why a call for tokens was refused, in words that lead to the fix."""
-    words = f"refused with {_describe(error)}"
+    words, status = f"refused with {_describe(error)}", _status_of(error)
     if _is_web_page(error.response):
         return _WebPage(f"{words} at {error.request.url}: a firewall, a portal, or a wrong address")
-    if _status_of(error) == 401 and endpoint == "login":
+    if status == 401 and endpoint == "login":
         return LoginError(f"{words} for user {user}: check EB_USER_NAME and EB_PASSWORD")
-    if _status_of(error) in (401, 403) and endpoint == "config_token":
+    if endpoint == "refresh_token":
+        return LoginError(words)
+    if status in (401, 403) and endpoint == "config_token":
         return LoginError(f"{words}: user {user} may not use {app}, or its app_id in MICROSERVICES is wrong")
     return LoginError(f"{words} at {error.request.url}; check the address")
 
@@ -1020,55 +954,52 @@ def _checked_tokens(url: str, endpoint: str, answer: Any) -> dict[str, Any]:
     return session
 
 
-class _Renewals:
-    """What became of the tokens of one service."""
-
-    # How often they came. A call notes it, to tell later whether those that it was made with were refused.
-    count = 0
-    # When they came (time.monotonic).
-    received = -_math.inf
-    # By which step they came, if for a refused call; 0 once the service accepts them.
-    step = 0
-    # When there was last a login because of a refused call.
-    last_login = -_math.inf
-
-
 class _Sessions(_State):
-    """Who is logged in, and how tokens are renewed that the platform refuses (401).
+    """Who is logged in, and how tokens that the platform refuses (401) are renewed.
 
-    There is one renewal for each refused token, however many threads saw it refused.
+    Threads that saw the same token refused share one renewal.
     """
 
     def reset(self) -> None:
         # Held while sessions are opened or renewed.
         self.lock = _threading.Lock()
         self.credentials: dict[str, str] = {}
-        self.renewals: dict[str, _Renewals] = _defaultdict(_Renewals)
+        # Service -> when its tokens came.
+        self.received: dict[str, float] = {}
+        # Service -> by which step they came, if for a refused call; 0 once the service accepts them.
+        self.steps: dict[str, int] = {}
+        # Service -> when a call that it refused last led to a login.
+        self.last_login: dict[str, float] = {}
         tokens.clear()
 
     def log_in(self, user: str, password: str) -> None:
-        """Open all sessions for a user. A web page or an unknown host is an error at once: somebody may be watching."""
+        """Open all sessions for a user."""
         with self.lock:
             self.credentials = {"username": user, "password": password}
-            self.open(lambda error: _is_retryable(error) and not _is_unknown_host(error))
+            self.last_login.clear()
+            try:
+                self.open()
+            except BaseException:
+                # Those of another user may be left.
+                tokens.clear()
+                raise
 
-    def open(self, retryable: _Decision) -> None:
+    def open(self) -> None:
         """Open every session: that of IAM by the credentials, then the others by the access token of IAM."""
-        self.open_one("IAM", "login", self.credentials, retryable)
+        self.open_one("IAM", "login", self.credentials)
         for app in MICROSERVICES:
             if app != "IAM":
                 body = {"userId": tokens["IAM"]["userId"], "clientId": MICROSERVICES[app]["app_id"]}
-                self.open_one(app, "config_token", body, retryable)
+                self.open_one(app, "config_token", body)
 
-    def open_one(self, app: str, endpoint: str, body: dict[str, Any], retryable: _Decision) -> None:
-        """Open the session of a service by a call that is tried again as `retryable` says. Raises LoginError."""
+    def open_one(self, app: str, endpoint: str, body: dict[str, Any]) -> None:
+        """Open the session of a service. Raises LoginError."""
         name = f"{app}_{endpoint}"
         attempts = _Attempts(None, name, _partial(self.post, app, endpoint, body))
         try:
-            answer = _with_retries(name, attempts, lambda error: retryable(error) or self.is_early(app, error))
+            self.keep(app, _with_retries(name, attempts, _partial(self.may_pass, app)))
         except (LoginError, _httpx.HTTPError, ValueError, RecursionError) as error:
             raise LoginError(f"{app} {endpoint}: {_describe(error)}") from error
-        self.keep(app, answer)
 
     def post(self, app: str, endpoint: str, body: dict[str, Any]) -> dict[str, Any]:
         """Make one call for tokens and return its answer. Raises LoginError if it is refused."""
@@ -1086,14 +1017,19 @@ class _Sessions(_State):
             raise _WebPage(f"answered by a web page at {url}: a firewall, a portal, or a wrong address")
         return _checked_tokens(url, endpoint, response.json())
 
-    def is_early(self, app: str, error: Exception) -> bool:
-        """Whether a service refuses an access token of IAM that is so new that it may not know it yet."""
-        is_new = _now() < self.renewals["IAM"].received + _NEW_TOKEN_SECONDS
-        return app != "IAM" and is_new and _status_of(error.__cause__) == 401
+    def may_pass(self, app: str, error: Exception) -> bool:
+        """Whether another attempt to open a session may work."""
+        if isinstance(error, _WebPage):
+            # At the first login somebody is waiting. Later on, the page may be that of a passing outage.
+            return bool(self.last_login)
+        if _status_of(error.__cause__) == 401 and app != "IAM":
+            # The service may not know the access token of IAM yet.
+            return _now() < self.received["IAM"] + _NEW_TOKEN_SECONDS
+        return _is_retryable(error)
 
     def refresh(self, app: str) -> bool:
         """Return whether a refresh worked. It is never sent twice: once carried out, its token is spent."""
-        # It goes before it is sent, which a signal may interrupt.
+        # Removed before it is sent, in case a signal interrupts.
         spent = tokens[app].pop("refresh_token", None)
         if not spent or "refresh_token" not in MICROSERVICES[app]["endpoints"]:
             return False
@@ -1109,81 +1045,81 @@ class _Sessions(_State):
 
     def keep(self, app: str, answer: dict[str, Any]) -> None:
         """Let the tokens of an answer be the current ones."""
-        tokens[app] = answer
         # All of them again, since only the newest secrets are kept.
         _keep_secret(self.credentials["password"])
-        for session in tokens.values():
+        for session in (*tokens.values(), answer):
             _keep_secret(session["access_token"])
             _keep_secret(session.get("refresh_token", ""))
-        renewals = self.renewals[app]
-        renewals.received, renewals.step = _now(), 0
-        # Last: from now on calls count as made with these tokens.
-        renewals.count += 1
+        self.received[app], self.steps[app] = _now(), 0
+        # Last: from now on calls use these tokens. It is always a new dict: `renew` compares dicts, not tokens.
+        tokens[app] = answer
 
-    def call(self, app: str, name: str, call: Callable[[], _T]) -> _T:
+    def with_renewals(self, app: str, name: str, call: Callable[[], _T]) -> _T:
         """Return the result of `call`, which is made again with new tokens after a 401."""
         step = 0
         while True:
-            count, sent = self.renewals[app].count, _now()
+            session, sent = tokens.get(app), _now()
             try:
                 result = call()
+                self.accept(app, session)
+                return result
             except _httpx.HTTPStatusError as error:
                 if _status_of(error) != 401:
-                    self.accept(app, count)
+                    # A 503 may come from a proxy, which knows no tokens.
+                    if not _is_retryable(error):
+                        self.accept(app, session)
                     raise
                 # An API function that this one calls has done what can be done.
                 if _given_up_by(error):
                     raise
-                step = self.renew(app, name, count, sent, step, error)
+                step = self.renew(app, name, session, sent, step, error)
                 if step == _WAIT:
-                    _stop.sleep(_NEW_TOKEN_SECONDS / 2)
-            else:
-                self.accept(app, count)
-                return result
+                    _stop.sleep(self.received[app] + _NEW_TOKEN_SECONDS - _now())
 
-    def accept(self, app: str, count: int) -> None:
-        """Note that a service has answered to the current tokens by something else than 401."""
-        if count == self.renewals[app].count:
-            self.renewals[app].step = 0
+    def accept(self, app: str, session: object) -> None:
+        """Note that a service has answered to these tokens by something else than 401."""
+        if tokens.get(app) is session:
+            self.steps[app] = 0
 
-    def renew(self, app: str, name: str, count: int, sent: float, step: int, error: httpx.HTTPStatusError) -> int:
-        """Take the next step for a call that was refused, unless another thread has; return the last step so far.
+    def renew(self, app: str, name: str, session: object, sent: float, step: int, error: httpx.HTTPStatusError) -> int:
+        """Take the next step for a call that was refused, unless another thread has; return its last step so far.
 
         Raises the error if no step is left: then it is not about the tokens.
         """
         with self.lock:
             _stop.check()
-            renewals = self.renewals[app]
-            if renewals.count != count:
+            if tokens.get(app) is not session:
                 return step
-            if sent < renewals.received + API_TIMEOUT:
+            if sent < self.received[app] + _YOUNG_TOKEN_SECONDS:
                 # They cannot have expired: what was tried for another call counts for this one, too.
-                step = max(step, renewals.step)
-            if step < _LOGIN and (taken := self.replace(app, name, step)):
+                step = max(step, self.steps[app])
+            is_new = sent < self.received[app] + _NEW_TOKEN_SECONDS
+            if step < _LOGIN and (taken := self.replace(app, step, is_new)):
+                _figures.count(name, "renewals")
+                self.steps[app] = taken
                 return taken
-            if step < _WAIT and sent < renewals.received + _NEW_TOKEN_SECONDS:
+            if step < _WAIT and is_new:
                 return _WAIT
-        error.args = (f"HTTP 401: {app} refuses what the call asks for, with the token of a new login, too",)
+        error.args = (f"HTTP 401: {app} refuses what the call asks for, with new tokens, too",)
         raise error
 
-    def replace(self, app: str, name: str, step: int) -> int:
+    def replace(self, app: str, step: int, is_new: bool) -> int:
         """Get new tokens by a refresh, else by a login; return the step that was taken, 0 for none.
 
-        Where a refresh works, one login in API_TIMEOUT is enough: what is refused then is refused for another reason.
+        Where refreshed tokens work, or may not be known yet, and a login was a moment ago, another one would not help.
         """
-        renewals, taken = self.renewals[app], _REFRESH
-        if step == _REFRESH and _now() < renewals.last_login + API_TIMEOUT:
+        may_work = is_new or self.steps[app] == 0
+        if step == _REFRESH and may_work and _now() < self.last_login.get(app, -_math.inf) + _YOUNG_TOKEN_SECONDS:
             return 0
-        if step == _REFRESH or not self.refresh(app):
-            renewals.last_login, taken = _now(), _LOGIN
-            try:
-                self.open(lambda error: _is_retryable(error) or isinstance(error, _WebPage))
-            except LoginError as failure:
-                _stop.request(1, str(failure))
-                _stop.check()
-        _figures.count(name, "renewals")
-        renewals.step = taken
-        return taken
+        if step == 0 and self.refresh(app):
+            return _REFRESH
+        self.last_login[app] = _now()
+        try:
+            self.open()
+        except LoginError as failure:
+            _stop.request(1, str(failure))
+            _stop.check()
+        return _LOGIN
 
 
 _sessions = _Sessions()
@@ -1193,19 +1129,17 @@ def _address_problem(url: str) -> str:
     """Return what is wrong with a base_url; "" if nothing is."""
     if "@" in url:
         return "the address has a user and a password in it: leave them out"
-    if _re.search(r"[\s?#]", url):
-        return f"{url!r} has white space, ? or # in it: give https://, host and path alone"
     scheme = host = ""
-    # It may raise InvalidURL, and what the codec of host names in other alphabets raises.
+    # It raises InvalidURL, or whatever the codec of international host names raises.
     with _suppress(Exception):
         # Read as it will be when it is called.
         scheme, host = _httpx.URL(url).scheme, _httpx.URL(url).host
     if host.endswith(".example") or host == "...":
         return f"{url!r} is a placeholder"
+    if scheme not in ("http", "https") or not host.strip(".") or _re.search(r"[\s?#]", url):
+        return f"{url!r} is not an address like https://host/path"
     if scheme == "http" and not _re.fullmatch(r"localhost|127(\.\d+){3}|::1", host):
         return f"{url!r} would send password and tokens unencrypted: use https://"
-    if scheme not in ("http", "https") or not host.strip("."):
-        return f"{url!r} is no https:// address"
     return ""
 
 
@@ -1213,8 +1147,7 @@ def _check_proxies() -> None:
     """Raise ConfigurationError for a proxy whose password is not percent-encoded: errors would show part of it."""
     for scheme, address in _proxies.getproxies().items():
         if scheme in ("http", "https", "all") and not _re.fullmatch(r"(\w+://)?([^@/?#\s]*@)?[^@/?#\s]+/?", address):
-            name = f"{scheme.upper()}_PROXY"
-            raise ConfigurationError(f"{name} cannot be read: percent-encode #, /, ? and @ in its user and password")
+            raise ConfigurationError(f"{scheme.upper()}_PROXY: percent-encode #, /, ? and @ in its user and password")
     try:
         get_httpx_client()
     except (ImportError, ValueError, _httpx.InvalidURL) as error:
@@ -1235,7 +1168,7 @@ def _check_constants() -> None:
                 raise ConfigurationError(f"{name} = {value!r}: give {fix}")
     for name in ("DEFAULT_USER_NAME", "DEFAULT_PASSWORD"):
         if not isinstance(_NAMES.get(name), str):
-            raise ConfigurationError(f"{name} is no text: put it between quotes")
+            raise ConfigurationError(f"{name} is not text: put it in quotes")
 
 
 def _check_services() -> None:
@@ -1244,14 +1177,13 @@ def _check_services() -> None:
         raise ConfigurationError("MICROSERVICES has no IAM: put its entry back, every login goes through it")
     problems: dict[str, str] = {}
     for app, service in MICROSERVICES.items():
-        if missing := {"app_id", "base_url", "endpoints"} - service.keys():
-            raise ConfigurationError(f"MICROSERVICES has no {min(missing)} in {app}: write it as the other entries do")
-        if not isinstance(service["base_url"], str):
-            raise ConfigurationError(f"{app}: base_url is {service['base_url']!r}: set the variable that it reads")
+        for key, kind in {"app_id": str, "base_url": str, "endpoints": dict}.items():
+            if not isinstance(service.get(key), kind):
+                raise ConfigurationError(f"MICROSERVICES: {key} of {app} is {service.get(key)!r}: set it as others do")
         if problem := _address_problem(service["base_url"]):
             problems[f"EB_{app}_URL"] = problem
         # An error if there is no such endpoint.
-        url_of(app, {"IAM": "login"}.get(app, "config_token"))
+        url_of(app, "login" if app == "IAM" else "config_token")
     if problems:
         words = f"set {', '.join(problems)}: {next(iter(problems.values()))}"
         if len(problems) == len(MICROSERVICES):
@@ -1269,7 +1201,7 @@ def _ask(variable: str, question: str, default: str, read: Callable[[str], str] 
         try:
             value = read(question)
         except BaseException:
-            # The cursor still stands behind the question.
+            # The cursor is still behind the question.
             _sys.stderr.write("\n")
             raise
     return value or default
@@ -1278,62 +1210,54 @@ def _ask(variable: str, question: str, default: str, read: Callable[[str], str] 
 def _ask_threads() -> int:
     """Return the size of the main pool. Raises ConfigurationError if it is no number, or out of range."""
     threads = _ask("EB_THREADS", f"Threads, 1 to {MAX_THREADS} [{MAX_THREADS}]: ", str(MAX_THREADS))
-    if _re.fullmatch("[0-9]{1,9}", threads) and 1 <= int(threads) <= MAX_THREADS:
+    if threads in map(str, range(1, MAX_THREADS + 1)):
         return int(threads)
     raise ConfigurationError(f"EB_THREADS = {threads!r}: give a whole number from 1 to {MAX_THREADS} (MAX_THREADS)")
 
 
 # =========================================================================================================== API calls
 
-_NO_IDS = ("", "nan", "nat", "none", "null", "<na>")
+_NO_IDS = ("", ".", "..", "nan", "nat", "none", "null", "<na>")
 
 
 def identifier(value: str | int) -> str | int:
-    """Return the id that a call is about. Raises WrongValue for an empty one, which would ask for something else."""
+    """Return the id that a call is about. Raises WrongValue for what would ask for something else, as "" or ".." do."""
     if isinstance(value, str) and value.isprintable() and value == value.strip() and value.lower() not in _NO_IDS:
         return value
-    # A numpy integer is none of Python's, but has __index__.
+    # A numpy integer is not an int, but has __index__.
     if isinstance(value, _typing.SupportsIndex) and not isinstance(value, bool):
-        return _operator.index(value)
+        return value.__index__()
     kind = type(value).__name__
-    if isinstance(value, str):
-        kind = "a text that is empty, says nothing or has blanks around it"
-    raise WrongValue(f"{kind} is no id: pass a number, or a text as the platform gave it")
+    raise WrongValue(f"this {kind} is not an id: pass an integer or a text, not empty and without blanks around it")
 
 
 def path_segment(value: str | int) -> str:
-    """Return an id as a part of a path, percent-encoded. Raises WrongValue for "." and "..": they lead elsewhere."""
-    if value in (".", ".."):
-        raise WrongValue(f"{value!r} is no id")
+    """Return an id as a part of a path, percent-encoded."""
     return _url.quote(str(identifier(value)), safe="")
 
 
 def require_id(answer: dict[str, Any], key: str, value: str | int) -> dict[str, Any]:
     """Return an answer if its `key` is the id that you asked for, else raise WrongValue: it may be another call's."""
-    if answer.get(key) is None:
-        raise WrongValue(f"the answer has no {key}; {_CHECK}")
-    if str(answer[key]) != str(value):
-        raise WrongValue(f"the answer has another {key} than the one that was asked for; {_CHECK}")
+    if answer.get(key) is None or str(answer[key]) != str(value):
+        raise WrongValue(f"the answer has no {key}, or another than was asked for; {_CHECK}")
     return answer
 
 
 def _query_of(params: Any) -> str:
     """Return a query string. None is left out: httpx would send it as an empty value, which finds nothing."""
-    if isinstance(params, str):
-        return params
-    if isinstance(params, _httpx.QueryParams):
-        params = params.multi_items()
-    elif isinstance(params, _abc.Mapping):
+    if isinstance(params, (str, _httpx.QueryParams)):
+        return str(params)
+    if isinstance(params, _abc.Mapping):
         params = params.items()
-    pairs: list[tuple[Any, Any]] = []
+    pairs: list[tuple[str, Any]] = []
     for key, value in params:
-        values = value if isinstance(value, (list, tuple, set)) else [value]
-        for each in values:
-            if isinstance(each, bool):
-                each = str(each).lower()
-            if each is not None:
-                pairs.append((key, each))
-    return _url.urlencode(pairs)
+        values = [value]
+        if isinstance(value, _abc.Iterable) and not isinstance(value, (str, bytes)):
+            values = list(value)
+        if not values:
+            raise WrongValue(f"the parameter {key} is empty, which would ask for everything: pass None to do so")
+        pairs += [(key, each) for each in values if each is not None]
+    return str(_httpx.QueryParams(pairs))
 
 
 def call_endpoint(
@@ -1342,31 +1266,30 @@ def call_endpoint(
     """Make one call with the access token of a service, and return its JSON.
 
     `expected` is dict or list. `suffix` is added to the path, `params` become the query, `options` (json=, timeout=)
-    are those of httpx. Raises httpx.HTTPError, and WrongValue for JSON of another type.
+    are those of httpx. Raises httpx.HTTPError, and WrongValue for a wrong answer.
     """
     if _re.search(r"[?#]|/\.\.?(/|$)", suffix):
         raise WrongValue(f"{app} {endpoint}: the suffix leads to another path: put ids into it by path_segment()")
-    headers = {"Authorization": f"Bearer {tokens[app]['access_token']}"}
     address, _, query = url_of(app, endpoint).partition("?")
-    # httpx would parse the URL three times for params.
+    headers = {"Authorization": f"Bearer {tokens[app]['access_token']}"}
+    # httpx would drop the query of an endpoint for params.
     query = "&".join(filter(None, (query, _query_of(params or ()))))
-    url = f"{address}{suffix}?{query}".rstrip("?")
+    url = f"{address}{suffix}?{query}" if query else f"{address}{suffix}"
     response = get_httpx_client().request(method, url, headers=headers, **options)
     response.raise_for_status()
-    body = response.json()
+    body: Any = response.json()
     if not isinstance(body, expected):
-        kinds = f"{type(body).__name__}, not a {expected.__name__}"
-        raise WrongValue(f"{app} {endpoint}: the answer is a {kinds}; {_CHECK}")
+        kind = type(body).__name__
+        raise WrongValue(f"{app} {endpoint}: the answer is a {kind}, not a {expected.__name__}; {_CHECK}")
     if isinstance(body, dict) and body.get("error"):
         raise WrongValue(f"{app} {endpoint}: the answer is an error with HTTP {response.status_code}; {_CHECK}")
     return body
 
 
 def _check_call(app: str, name: str, arguments: Iterable[Any]) -> None:
-    """Raise an error for a call that cannot work, or not at its second attempt."""
+    """Raise an error for a call that cannot work, or could not be repeated."""
     _stop.check()
-    if app not in MICROSERVICES:
-        raise ConfigurationError(f"{name}: {app} is not enabled; MICROSERVICES has {', '.join(MICROSERVICES)}")
+    _check_enabled(app, name)
     if app not in tokens:
         raise ConfigurationError(f"{name}: {app} has no access token yet: call login() first")
     for value in arguments:
@@ -1379,7 +1302,7 @@ def api_call_with_retry(app: str, *, idempotent: bool = True) -> Callable[[Calla
     """Decorate a function that calls a service: renew its tokens on 401, repeat what may pass.
 
     Pass `idempotent=False` for a call that creates something: it is then repeated only if it cannot have been carried
-    out. After the last attempt the exception of that attempt is raised.
+    out. Make one call in such a function. After the last attempt the exception of that attempt is raised.
     """
     if not isinstance(app, str):
         raise WrongValue('name the service that the function calls: @api_call_with_retry("RC")')
@@ -1392,7 +1315,7 @@ def api_call_with_retry(app: str, *, idempotent: bool = True) -> Callable[[Calla
         def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _T:
             _check_call(app, name, (*args, *kwargs.values()))
             attempts: Callable[[], _T] = _Attempts(app, name, _partial(function, *args, **kwargs))
-            return _with_retries(name, lambda: _sessions.call(app, name, attempts), retryable)
+            return _with_retries(name, lambda: _sessions.with_renewals(app, name, attempts), retryable)
 
         return wrapper
 
@@ -1403,7 +1326,7 @@ def rows_on(page: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows on a page {"data": [...], ...}. Raises WrongValue if it is none."""
     rows = page.get("data")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise WrongValue(f"a page is no {{'data': [...], 'total': n}}; {_CHECK}")
+        raise WrongValue(f"a page is no {{'data': [{{...}}, ...]}}; {_CHECK}")
     return rows
 
 
@@ -1412,6 +1335,7 @@ def every_page(fetch: Callable[[int, int], dict[str, Any]], key: str, limit: int
 
     `fetch(limit, page)` returns {"data": [...], "total": n}, pages from 1. Pages are asked for until one brings
     nothing new, since `total` may count a single page. Raises WrongValue rather than return a short or a doubled list.
+    A row that is deleted and one that is created meanwhile cancel out: that cannot be seen.
     """
     rows: dict[Any, dict[str, Any]] = {}
     number, total = 0, None
@@ -1422,39 +1346,28 @@ def every_page(fetch: Callable[[int, int], dict[str, Any]], key: str, limit: int
         new = found.keys() - rows.keys()
         if number == 1:
             total = page.get("total")
-            # Pages may be capped, and then counted by the limit that was asked for or by the one that holds.
+            # A server may cap pages, and count them by our limit or by its own: from here on they are the same.
             limit = len(found)
         if not new and len(rows) == page.get("total") == total:
             return list(rows.values())
         is_whole = len(found) == len(page["data"]) == len(new) > 0 and None not in found
-        # Where a row has gone, each one after it moves, one of them onto a page that was read before.
+        # Once a row is deleted, all later ones move up, one of them onto a page that was read before.
         if not is_whole or type(total) is not int or page.get("total") != total or len(rows) + len(new) > total:
             sizes = f"{len(rows)} rows before it, {len(new)} new ones with a {key}, total {total!r}"
             raise WrongValue(f"page {number} does not fit: {sizes}, then {page.get('total')!r}: run again; {_CHECK}")
         rows |= found
 
 
-def _is_author_line(frame: FrameType, line: int) -> bool:
-    """Whether a line is of the script: outside of the engine, or in the file that imports it."""
-    if frame.f_globals is _NAMES:
-        return line not in _ENGINE_LINES
-    return frame.f_globals.get("__name__") == "__main__"
-
-
-def _place_of(error: BaseException) -> str:
-    """Return the last line on the way to an error that is of the script, as " (my_script.py line 987)".
-
-    Where the error does not come from that line itself, the one that calls an API function says more than one in it.
-    """
-    outside, inside, before = "", "", None
-    frames = list(_traceback.walk_tb(error.__traceback__))
-    for frame, line in frames:
-        if _is_author_line(frame, line):
-            inside = f" ({_os.path.basename(frame.f_code.co_filename)} line {line})"
-            if before is not _Attempts.__call__.__code__ or frame is frames[-1][0]:
-                outside = inside
-        before = frame.f_code
-    return outside or inside
+def _describe_with_line(error: BaseException) -> str:
+    """Return an exception in a few words, with the last line of the script before its API functions."""
+    place = ""
+    for frame, line in _traceback.walk_tb(error.__traceback__):
+        if frame.f_code is _Attempts.__call__.__code__:
+            break
+        is_engine = frame.f_globals is _NAMES and line in _ENGINE_LINES
+        if frame.f_globals.get("__name__") == "__main__" and not is_engine:
+            place = f" ({_os.path.basename(frame.f_code.co_filename)} line {line})"
+    return _describe(error) + place
 
 
 # ====================================================================================================== Pools and bars
@@ -1467,10 +1380,11 @@ def _retries_in_words() -> str:
     words = []
     if retries := _figures.total("retries"):
         words.append(f"{retries:,} retries")
-    # What goes on within a second is not worth a word.
     waiting = list(_stop.waiting.values())
-    if waiting and min(waiting) > _now() + 1:
-        words.append(f"{len(waiting)} waiting, next in {min(waiting) - _now():.0f} s")
+    wait = min(waiting, default=0) - _now()
+    # What goes on within a second is not worth a word.
+    if wait > 1:
+        words.append(f"{len(waiting)} waiting, next in {wait:.0f} s")
     return ", ".join(words)
 
 
@@ -1479,7 +1393,7 @@ class _Bar(_tqdm.tqdm):  # type: ignore[type-arg]
 
     # Whether the run is over: a bar would then appear below its closing line.
     is_over = False
-    # Whether the place of the postfix tells of retries, those of all API functions.
+    # Whether it tells of retries.
     tells_retries = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -1498,14 +1412,14 @@ class _Bar(_tqdm.tqdm):  # type: ignore[type-arg]
             super().display(msg, pos)
             # What comes next, a line or the echo of Ctrl-C, starts at the left.
             self.fp.write("\r")
-        elif msg is None and _now() >= self.next_line:
+        elif not self.is_drawn and msg is None and _now() >= self.next_line:
             self.next_line = _now() + _LOG_EVERY
             _logger.info(str(self))
 
 
 tqdm = _Bar
-# The lock of tqdm works across processes: from Python 3.14 on, that starts one.
-_Bar.set_lock(_threading.RLock())
+# tqdm's own lock works across processes; from Python 3.14 on, making it starts another process.
+_tqdm.tqdm.set_lock(_threading.RLock())
 
 
 def get_thread_position() -> int:
@@ -1513,44 +1427,59 @@ def get_thread_position() -> int:
     return _thread.position
 
 
-def _note_failed_task(error: BaseException, name: str) -> None:
-    # Failures of API functions are counted as such.
-    if not _given_up_by(error):
-        _figures.count("", "failed tasks")
-        _logger.info("task %s: %s%s", name, _describe(error), _place_of(error))
+class _Task(_futures.Future[_T]):
+    """The future of a task. Whoever asks for its result or its exception hears of its failure."""
+
+    # Its key in _stop.unheard, which must not keep the future itself, and so all that its traceback holds.
+    key: object = None
+
+    def result(self, timeout: float | None = None) -> _T:
+        try:
+            self.exception(timeout)
+            return super().result()
+        finally:
+            # As in _carry_out.
+            del self
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        error = super().exception(timeout)
+        _stop.unheard.pop(self.key, None)
+        return error
 
 
-def _carry_out(future: Future[_T], function: Callable[..., _T], args: Any, kwargs: Any) -> None:
+def _carry_out(future: _Task[_T], function: Callable[..., _T], args: Any, kwargs: Any) -> None:
     """Do a task, unless the run is ending; log its failure, for a script that does not ask for the result."""
     if not future.set_running_or_notify_cancel():
         return
     name = getattr(function, "__name__", "?")
     try:
         _stop.check()
-        result = function(*args, **kwargs)
-        _refuse_unstarted(name, result)
-        future.set_result(result)
-    except RunStopped as stopped:
-        future.set_exception(stopped)
+        future.set_result(_complete(name, _partial(function, *args, **kwargs)))
     except BaseException as error:
         failure = error
         if isinstance(error, SystemExit):
             failure = TemplateError("a task has called sys.exit(); only main() can")
-        # A handler of the script's own may raise.
+        # A log handler of the script's own may raise.
         with _suppress(Exception):
-            _note_failed_task(failure, name)
+            if not isinstance(failure, RunStopped):
+                future.key = object()
+                words = _stop.unheard[future.key] = f"task {name}: {_describe_with_line(failure)}"
+                # An API function has logged its failure itself.
+                if not _given_up_by(failure):
+                    _logger.info(words)
         future.set_exception(failure)
-    finally:
-        # Else it and the traceback of its exception would keep each other.
-        del future
+        # This frame is in the traceback of the failure: it would keep both, and with them the data of the task.
+        del future, failure
 
 
-def _cancel(futures: Iterable[Future[Any]]) -> None:
+def _cancel(futures: Iterable[_futures.Future[Any]]) -> None:
+    """Cancel tasks. How those end that have begun is of no interest any more."""
     for future in tuple(futures):
-        future.cancel()
+        if not future.cancel():
+            future.add_done_callback(lambda ended: ended.exception())
 
 
-def _wait_for(futures: Iterable[Future[Any]]) -> None:
+def _wait_for(futures: Iterable[_futures.Future[Any]]) -> None:
     """Wait until futures are done; once the run is ending, no longer than its grace."""
     for future in tuple(futures):
         while not future.done() and _stop.grace_left() > 0:
@@ -1561,13 +1490,12 @@ def _wait_for(futures: Iterable[Future[Any]]) -> None:
 class _ThreadPool(_futures.Executor):
     """A pool of threads that can be used again and again, from any thread; no task waits for a place that it holds.
 
-    Work only goes down: from the main thread (level 0) to the main pool (1) to the subtasks pool (2). A submit sideways
+    Work only goes down: from the main thread (depth 0) to the main pool (1) to the subtasks pool (2). A submit sideways
     or up runs inline, in the submitting thread: waiting for a place in a pool that waits for you would never end.
     """
 
-    def __init__(self, name: str, size: int, above: _ThreadPool | None = None) -> None:
-        self.name, self.size, self.above = name, size, above
-        self.level: int = above.level + 1 if above else 1
+    def __init__(self, name: str, depth: int, size: int) -> None:
+        self.name, self.depth, self.size = name, depth, size
         self.reset()
 
     def reset(self) -> None:
@@ -1576,15 +1504,14 @@ class _ThreadPool(_futures.Executor):
         self.tasks: _queue.SimpleQueue[Any] = _queue.SimpleQueue()
         # How many threads take tasks. They start one by one, until there are `size`.
         self.threads = 0
-        self.pending: set[Future[Any]] = set()
-        # Those of them that a thread works on, and whose callbacks it may still call.
-        self.busy: set[Future[Any]] = set()
+        # The tasks that are queued or in progress. One is over when the callbacks of its future are, too.
+        self.pending: set[_futures.Future[Any]] = set()
         # Thread -> what was submitted in each of its open `with` blocks.
-        self.blocks: dict[int, list[set[Future[Any]]]] = _defaultdict(list)
+        self.blocks: dict[int, list[set[_futures.Future[Any]]]] = _defaultdict(list)
 
-    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        future: Future[_T] = _futures.Future()
-        if _thread.level >= self.level or _stop.reasons:
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _futures.Future[_T]:
+        future: _Task[_T] = _Task()
+        if _thread.depth >= self.depth or _stop.reasons:
             _carry_out(future, fn, args, kwargs)
             return future
         with self.lock:
@@ -1593,38 +1520,39 @@ class _ThreadPool(_futures.Executor):
                 _threading.Thread(target=self.work, args=arguments, name=name, daemon=True).start()
                 self.threads += 1
             self.tasks.put((future, fn, args, kwargs))
-        # Only now: were Ctrl-C to come before, the run would wait for a task that no thread ever gets.
-        for group in (self.pending, *self.blocks[_threading.get_ident()][-1:]):
-            group.add(future)
-            future.add_done_callback(group.discard)
+            # Last: if Ctrl-C came between the two lines, the run would wait for a task that was never queued.
+            self.pending.add(future)
+        if blocks := self.blocks.get(_threading.get_ident()):
+            blocks[-1].add(future)
+            future.add_done_callback(blocks[-1].discard)
         return future
 
     def work(self, tasks: Any, number: int) -> None:
         """Do tasks until there comes None.
 
-        Threads are daemons: Python does not wait for one that is held, but `run` waits for tasks.
+        Threads are daemons: Python does not wait for one that is blocked, but `run` waits for tasks.
         """
-        _thread.level, _thread.position = self.level, number
-        if self.above:
-            _thread.position += self.above.size
+        _thread.depth = self.depth
+        _thread.position = number + sum(pool.size for pool in _POOLS if pool.depth < self.depth)
         for task in iter(tasks.get, None):
-            self.busy.add(task[0])
             # A callback of the future may call sys.exit().
             with _suppress(BaseException):
                 _carry_out(*task)
-            self.busy.discard(task[0])
+            with self.lock:
+                self.pending.discard(task[0])
             del task
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Cancel or await what the innermost `with` of this thread submitted, else all; the pool stays usable."""
-        block = [self.pending, *self.blocks[_threading.get_ident()]][-1]
+        blocks = self.blocks.get(_threading.get_ident())
+        block = blocks[-1] if blocks else self.pending.copy()
         if cancel_futures:
             _cancel(block)
         # A task would wait for itself, or for one that waits for it.
-        if wait and _thread.level < self.level:
+        if wait and _thread.depth < self.depth:
             _wait_for(block)
-        elif block is not self.pending:
-            # So that the end of the `with` does not wait either.
+        else:
+            # Forgotten, not cancelled: the end of the `with` does not wait for them either.
             block.clear()
 
     def __enter__(self) -> _ThreadPool:
@@ -1632,14 +1560,14 @@ class _ThreadPool(_futures.Executor):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        blocks = self.blocks[_threading.get_ident()]
         # A generator that holds the `with` may be closed by another thread, which has none.
-        block = set()
-        if blocks:
-            block = blocks.pop()
+        block = (self.blocks[_threading.get_ident()] or [set()]).pop()
         if kind is not None:
             _cancel(block)
         _wait_for(block)
+        # Or the script would go on without what was not done.
+        if kind is None:
+            _stop.check()
 
     def close(self) -> None:
         """Let the threads end when what is queued is done; the next submit starts new ones, up to `size`."""
@@ -1649,28 +1577,29 @@ class _ThreadPool(_futures.Executor):
             self.threads, self.tasks = 0, _queue.SimpleQueue()
 
 
-main_thread_pool = _ThreadPool("main", MAX_THREADS)
-subtasks_thread_pool = _ThreadPool("subtasks", SUBTASKS_POOL_SIZE, above=main_thread_pool)
+main_thread_pool = _ThreadPool("main", 1, MAX_THREADS)
+subtasks_thread_pool = _ThreadPool("subtasks", 2, SUBTASKS_POOL_SIZE)
 _POOLS = (main_thread_pool, subtasks_thread_pool)
-
-
-def _tasks_left() -> set[Future[Any]]:
-    """Return what is queued or in progress; a task is over when the callbacks of its future are, too."""
-    return set().union(*(pool.pending | pool.busy for pool in _POOLS))
 
 
 def _id_of(item: object) -> str:
     """Return what names an item in the log file: itself if it is an id, its `id`, its first key that ends in Id."""
     if isinstance(item, dict):
-        keys = [key for key in item if key == "id"] or [key for key in item if str(key).endswith("Id")]
-        item = next((item[key] for key in keys), None)
+        ids = (value for key, value in item.items() if str(key).endswith("Id"))
+        item = item.get("id", next(ids, None))
     if isinstance(item, (str, int)):
         return f" (id {item})"
     return ""
 
 
+def _log_failed_item(number: int, item: object, error: Exception, goes_on: bool) -> None:
+    words = f"failed on item {number}: {_describe_with_line(error)}"
+    level = _logging.WARNING if goes_on else _logging.ERROR
+    _logger.log(level, words, extra={"private": _id_of(item)})
+
+
 class _Results(_abc.Iterator[Any]):
-    """An iterator of `(item, result)` that says so if nobody loops over it."""
+    """An iterator of `(item, result)` that logs an error if nobody loops over it."""
 
     def __init__(self, results: Any, name: str) -> None:
         self.results, self.name, self.begun = results, name, False
@@ -1686,37 +1615,31 @@ class _Results(_abc.Iterator[Any]):
     def __del__(self) -> None:
         # When Python ends there is no logger any more.
         if not self.begun and _logger is not None:
-            fix = "loop over it, or take list(run_parallel(...))"
-            _logger.error("run_parallel(%s, ...) has done nothing: %s", self.name, fix)
-
-
-def _log_failed_item(number: int, item: object, error: Exception, goes_on: bool) -> None:
-    words = f"failed on item {number}: {_describe(error)}{_place_of(error)}"
-    level = _logging.WARNING if goes_on else _logging.ERROR
-    _logger.log(level, words, extra={"private": _id_of(item)})
+            words = "run_parallel(%s, ...) has done nothing: loop over it, or take list(run_parallel(...))"
+            _logger.error(words, self.name)
 
 
 def _results_of(function: Callable[[_Item], _T], items: Iterable[_Item], desc: str, return_exceptions: bool) -> Any:
     """Yield what `run_parallel` promises, with a bar. A queue of all items would take 2 KB for each."""
-    pool = subtasks_thread_pool if _thread.level else main_thread_pool
-    window = 2 * pool.size if _thread.level < pool.level else 1
-    source, begun = iter(items), 0
-    in_flight: dict[Future[_T], tuple[int, _Item]] = {}
-    finished: _queue.SimpleQueue[Future[_T]] = _queue.SimpleQueue()
+    pool = subtasks_thread_pool if _thread.depth else main_thread_pool
+    window = 2 * pool.size if _thread.depth < pool.depth else 1
+    source, submitted = iter(items), 0
+    in_flight: dict[_futures.Future[_T], tuple[int, _Item]] = {}
+    finished: _queue.SimpleQueue[Any] = _queue.SimpleQueue()
     with _Bar(items, desc=desc, bar_format=custom_bar_format) as bar, _ExitStack() as stack:
         stack.callback(_cancel, in_flight)
         bar.tells_retries = True
         while True:
             free = window - len(in_flight)
             # A list may grow while it is worked on; its iterator would not go on once it has ended.
-            more = items[begun : begun + free] if isinstance(items, list) else _itertools.islice(source, free)
+            more = items[submitted : submitted + free] if isinstance(items, list) else _itertools.islice(source, free)
             for item in more:
-                begun += 1
+                submitted += 1
                 future = pool.submit(function, item)
-                in_flight[future] = begun, item
+                in_flight[future] = submitted, item
                 future.add_done_callback(finished.put)
-            if isinstance(items, list) and len(items) < begun:
-                raise WrongValue("the list of items has become shorter meanwhile: some were left out")
+            if isinstance(items, list) and len(items) < submitted:
+                raise WrongValue("the list of items has shrunk: some items were left out")
             if not in_flight:
                 return
             try:
@@ -1729,13 +1652,12 @@ def _results_of(function: Callable[[_Item], _T], items: Iterable[_Item], desc: s
             number, item = in_flight.pop(future)
             bar.update()
             error = future.exception()
-            if not isinstance(error, Exception):
+            if isinstance(error, Exception):
+                _log_failed_item(number, item, error, return_exceptions)
+            if isinstance(error, Exception) and return_exceptions:
+                yield item, error
+            else:
                 yield item, future.result()
-                continue
-            _log_failed_item(number, item, error, return_exceptions)
-            if not return_exceptions:
-                raise error
-            yield item, error
 
 
 def run_parallel(
@@ -1747,8 +1669,8 @@ def run_parallel(
     item. With `return_exceptions=True` the exception takes the place of the result. From within a task of the main
     pool it runs on the subtasks pool.
     """
-    results = _results_of(function, items, desc, return_exceptions)
-    return _Results(results, getattr(function, "__name__", "function"))
+    name = getattr(function, "__name__", "function")
+    return _Results(_results_of(function, items, desc, return_exceptions), name)
 
 
 # ================================================================================================================ JSON
@@ -1793,17 +1715,17 @@ def get_nested_value(data: Any, path: Sequence[str | int], default: Any = _MISSI
 
 # ================================================================================================================= Run
 
+# What the closing line counts.
+_EVENTS = {"call": "calls", "retry": "retries", "failure": "failures"}
 _STOP_SIGNALS = [signal for signal in _signal.Signals if signal.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")]
 
 
 def _names_problem() -> str:
-    """Return what is wrong if the script has given a name that the engine needs to something else; "" if nothing is.
-
-    It needs no name of Python itself, as those may be what is wrong.
-    """
+    """Return what is wrong if a script replaces a name that the engine needs, else "". Use none of them here."""
     replaced = [name for name in _NEEDED if _NAMES.get(name, _NEEDED[name]) is not _NEEDED[name]]
+    replaced += _OVERWRITTEN
     if replaced:
-        return f"the script has its own {', '.join(replaced)} in place of what the engine needs: rename it"
+        return f"the script replaces {', '.join(replaced)}, which the engine needs: rename it"
     return ""
 
 
@@ -1813,7 +1735,7 @@ def login() -> None:
     Raises ConfigurationError before anything is sent, LoginError when the platform does not let us in.
     """
     # In a notebook a refused renewal may have stopped all calls before.
-    if not _stop.may_interrupt:
+    if not _stop.is_running:
         _stop.reset()
     if problem := _names_problem():
         raise ConfigurationError(problem)
@@ -1824,9 +1746,9 @@ def login() -> None:
     threads = _ask_threads()
     password = _ask("EB_PASSWORD", "Password: ", DEFAULT_PASSWORD, _getpass.getpass)
     if not password:
-        raise ConfigurationError("EB_PASSWORD is empty: set it, or start the script in a terminal and type it")
+        raise ConfigurationError("EB_PASSWORD is empty: set it, or type the password in a terminal")
     if _re.search("[\ud800-\udfff]", user + password):
-        raise ConfigurationError("EB_USER_NAME or EB_PASSWORD is no UTF-8 text: set it in a UTF-8 locale")
+        raise ConfigurationError("EB_USER_NAME or EB_PASSWORD is not UTF-8 text: set it in a UTF-8 locale")
     _keep_secret(password)
     main_thread_pool.size = threads
     for pool in _POOLS:
@@ -1854,93 +1776,83 @@ def _on_signal(signal: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-def _outcome_of(failure: BaseException) -> tuple[int, str]:
+def _outcome_of(ending: BaseException) -> tuple[int, str]:
     """Return the exit code and the closing words for what `main`, or a thread of the script, ends with."""
-    match failure:
-        case SystemExit(code=None | 0):
+    match ending:
+        case SystemExit(code=None | int(0)):
             return 0, "done"
         case SystemExit(code=int(code)):
             # The system keeps eight bits of it: 256 would be 0.
             return code if 0 < code < 256 else 1, f"exit {code}"
         case KeyboardInterrupt():
-            # No signal came: a question for a password on Windows.
+            # No signal: Ctrl-C at the password prompt on Windows.
             return 128 + _signal.SIGINT, "stopped by SIGINT"
         case ConfigurationError():
-            return 2, str(failure)
+            return 2, str(ending)
         case LoginError() | SystemExit(code=str()):
-            return 1, str(failure) or "failed"
-        case SystemExit():
-            return 1, f"failed: sys.exit() got a {type(failure.code).__name__}: give it an exit code or a text"
-    words = f"{_describe(failure)}{_place_of(failure)}"
-    if name := _given_up_by(failure):
+            return 1, str(ending) or "failed"
+        case SystemExit(code=code):
+            return 1, f"failed: sys.exit() got a {type(code).__name__}: give it an exit code or a text"
+    words = _describe_with_line(ending)
+    if name := _given_up_by(ending):
         words = f"{name}: {words}"
-    if _status_of(failure) in (302, 403, 404):
+    if _status_of(ending) in (302, 403, 404):
         words += f"; {_CHECK}"
     return 1, f"failed: {words}"
 
 
-def _on_thread_failure(caught: _threading.ExceptHookArgs) -> None:
-    """Log what ends a thread of the script; it costs the exit code, since what the thread was to do is missing."""
+def _on_unheard(caught: Any) -> None:
+    """Log what ends a thread of the script, or is raised in a `__del__` or a generator that is thrown away.
+
+    The exit code becomes 1, since what was to be done there is missing.
+    """
     failure = caught.exc_value
     if failure is None or isinstance(failure, RunStopped):
         return
     code, words = _outcome_of(failure)
     if code:
-        words = f"thread {getattr(caught.thread, 'name', '?')}: {words.removeprefix('failed: ')}"
+        words = f"thread {_threading.current_thread().name}: {words.removeprefix('failed: ')}"
+        _stop.unheard[object()] = words
         _logger.error(words, extra={"failure": failure})
-        _stop.failures.append((1, f"failed: {words}"))
-
-
-def _on_unraisable(caught: Any) -> None:
-    """Log what a `__del__`, or a generator that is thrown away, raises: nobody else hears of it."""
-    if caught.exc_value is None or isinstance(caught.exc_value, RunStopped):
-        return
-    _figures.count("", "unheard errors")
-    words = f"{_describe(caught.exc_value)}{_place_of(caught.exc_value)}"
-    _logger.error("unheard error: %s", words, extra={"failure": caught.exc_value})
 
 
 def _in_time(seconds: float, function: Callable[[], object]) -> None:
-    """Call a function in a thread, and wait no longer than that: a lock or a full pipe may hold it for ever."""
+    """Call a function in a thread, and wait so long at most: a lock or a full pipe may block it for ever."""
     thread = _threading.Thread(target=function, daemon=True)
     thread.start()
     thread.join(seconds)
 
 
-def _flush(stream: Any) -> str:
-    """Let what was printed go out; return what prevents it, which Python would otherwise say again at its end."""
+def _flush(stream: Any) -> None:
+    """Let what was printed go out. If the output of the script cannot, the run has failed."""
     # Under pythonw there is no stream.
     if stream is None:
-        return ""
+        return
     try:
         stream.flush()
     except (OSError, ValueError) as error:
+        if stream is _sys.stdout:
+            _stop.request(1, f"failed: standard output: {error}")
+        # Python flushes again at exit, and would report the same.
         with _suppress(OSError, ValueError):
             _os.dup2(_os.open(_os.devnull, _os.O_WRONLY), stream.fileno())
-        return str(error)
-    return ""
 
 
-def _flush_output() -> None:
-    """Let the output of the script go out before the closing line; if it cannot, the run has failed."""
-    if problem := _flush(_sys.stdout):
-        _stop.request(1, f"failed: standard output: {problem}")
-
-
-def _watch_signals(receiver: _socket.socket, end: Callable[[], None]) -> None:
+def _watch_signals(receiver: _socket.socket, write_end: Callable[[], None]) -> None:
     """Stop the run at the first signal; end the process at a second Ctrl-C, or when the grace is over.
 
     This thread hears them at once. The main thread, which alone runs handlers, may stand in a look-up of a host, on
     Windows in any call or wait (cpython#85609), or in a `finally` or an `except` of the script.
     """
     is_stopping = False
-    # The main thread comes first, by 0.2 s.
+    # The main thread has 0.2 s to be first.
     while not is_stopping or _stop.grace_left() > -0.2:
         with _suppress(TimeoutError):
-            signal = receiver.recv(1)[0]
+            heard = receiver.recv(1)
             # The run is over.
-            if signal == 0:
+            if not heard:
                 return
+            signal = heard[0]
             # The script has a handler of its own.
             if _signal.getsignal(signal) is not _on_signal:
                 continue
@@ -1951,19 +1863,20 @@ def _watch_signals(receiver: _socket.socket, end: Callable[[], None]) -> None:
             receiver.settimeout(0.05)
             # Or threads that compute would keep this one waiting.
             _sys.setswitchinterval(0.0005)
-    _in_time(0.2, _flush_output)
-    _in_time(0.4, end)
+    _in_time(0.2, _partial(_flush, _sys.stdout))
+    _in_time(0.4, write_end)
     _os._exit(_stop.outcome()[0])
 
 
-def _catch_signals(stack: _ExitStack, end: Callable[[], None]) -> None:
+def _catch_signals(stack: _ExitStack, write_end: Callable[[], None]) -> None:
     """Install our signal handlers until `stack` closes; leave ignored signals ignored."""
     sender, receiver = map(stack.enter_context, _socket.socketpair())
     sender.setblocking(False)
-    watcher = _threading.Thread(target=_watch_signals, args=(receiver, end), name="signals", daemon=True)
+    watcher = _threading.Thread(target=_watch_signals, args=(receiver, write_end), name="signals", daemon=True)
     watcher.start()
     stack.callback(watcher.join)
-    stack.callback(sender.send, bytes(1))
+    # A send may fail on Windows. A close would not be heard while a child made by fork has a copy.
+    stack.callback(sender.shutdown, _socket.SHUT_WR)
     stack.callback(_sys.setswitchinterval, _sys.getswitchinterval())
     stack.callback(_signal.set_wakeup_fd, _signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False))
     for signal in _STOP_SIGNALS:
@@ -1971,29 +1884,32 @@ def _catch_signals(stack: _ExitStack, end: Callable[[], None]) -> None:
             stack.callback(_signal.signal, signal, _signal.signal(signal, _on_signal))
 
 
+def _set_errors(stream: Any, errors: str) -> None:
+    """Set what becomes of a character that a stream cannot encode. The script may have closed or replaced it."""
+    with _suppress(AttributeError, OSError, ValueError):
+        stream.reconfigure(errors=errors)
+
+
 def _catch_errors(stack: _ExitStack) -> None:
-    """Hear of errors that nobody would hear of, and let no letter end the run, until `stack` closes."""
+    """Log errors that would go unnoticed, and let no character end the run, until `stack` closes."""
     stack.callback(setattr, _threading, "excepthook", _threading.excepthook)
-    _threading.excepthook = _on_thread_failure
+    _threading.excepthook = _on_unheard
     stack.callback(setattr, _sys, "unraisablehook", _sys.unraisablehook)
-    _sys.unraisablehook = _on_unraisable
-    # A pipe on Windows cannot hold each letter.
-    if reconfigure := getattr(_sys.stdout, "reconfigure", None):
-        # The script may have closed it, or put a pipe in its place.
-        stack.enter_context(_suppress(OSError, ValueError))
-        stack.callback(reconfigure, errors=_sys.stdout.errors)
-        reconfigure(errors="backslashreplace")
+    _sys.unraisablehook = _on_unheard
+    # A pipe on Windows cannot encode every character.
+    stack.callback(_set_errors, _sys.stdout, getattr(_sys.stdout, "errors", "strict"))
+    _set_errors(_sys.stdout, "backslashreplace")
 
 
-def _note_failure(failure: BaseException) -> None:
-    """Have the reason in the log before anything waits; the terminal gets the closing line alone."""
-    code, words = _outcome_of(failure)
+def _note_ending(ending: BaseException) -> None:
+    """Log the reason before anything waits; the terminal gets the closing line alone."""
+    code, words = _outcome_of(ending)
     if code:
         _stop.request(code, words)
-    if isinstance(failure, Exception) and not isinstance(failure, (ConfigurationError, LoginError)):
-        _logger.critical(_stop.outcome()[1], extra={"failure": failure, "file_only": True})
-    # Closes the loops that it left, and their bars.
-    _traceback.clear_frames(failure.__traceback__)
+    if isinstance(ending, Exception) and not isinstance(ending, (ConfigurationError, LoginError)):
+        _logger.critical(_stop.outcome()[1], extra={"failure": ending, "file_only": True})
+    # Closes the loops that it left open, and their bars.
+    _traceback.clear_frames(ending.__traceback__)
 
 
 def _end_executors() -> None:
@@ -2004,12 +1920,12 @@ def _end_executors() -> None:
                 each.shutdown(wait=False)
 
 
-def _wait_for_work(known: set[_threading.Thread]) -> None:
+def _wait_for_work(older: set[_threading.Thread]) -> None:
     """Wait for tasks, and for threads that are new in this run, as Python would; once it is ending, for its grace."""
     while _stop.grace_left() > 0:
-        threads = [each for each in _threading.enumerate() if not each.daemon and each not in known]
+        threads = [each for each in _threading.enumerate() if not each.daemon and each not in older]
         # Only now: a thread that has ended may have left tasks, and a task may have left others.
-        tasks = _tasks_left()
+        tasks = main_thread_pool.pending | subtasks_thread_pool.pending
         if not threads and not tasks:
             return
         _wait_for(tasks)
@@ -2019,23 +1935,20 @@ def _wait_for_work(known: set[_threading.Thread]) -> None:
             threads[0].join(0.2)
 
 
-def _end_run(terminal: _logging.Handler, started: float, once: _threading.Lock) -> None:
+def _write_end(started: float, once: _threading.Lock) -> None:
     """Write the end of the log: the table, and the closing line, which goes to the terminal as well."""
-    # For good: `run` and `_watch_signals` may both come here, and the second one waits until the process ends.
+    # Never released: `run` and `_watch_signals` may both come here, and the second one waits until the process ends.
     once.acquire()
     for line in _figures.table():
         _logger.info(line)
     code, words = _stop.outcome()
     totals = []
-    events = {"call": "calls", "retry": "retries", "failure": "failures"}
-    events |= {"failed task": "failed tasks", "unheard error": "unheard errors"}
-    for one, several in events.items():
-        if number := _figures.total(several):
-            totals.append(f"{number:,} {one if number == 1 else several}")
-    took = _timedelta(seconds=round(_now() - started))
+    for one, several in _EVENTS.items():
+        if count := _figures.total(several):
+            totals.append(f"{count:,} {one if count == 1 else several}")
     if totals:
+        took = _timedelta(seconds=round(_now() - started))
         words += f"; {', '.join(totals)} in {took}, log in {_script_name()}.log"
-    terminal.setLevel(_logging.CRITICAL)
     _Bar.is_over = True
     level = _logging.CRITICAL if code else _logging.INFO
     _logger.log(level, "%s: %s", _script_name(), words, extra={"file_only": True})
@@ -2043,22 +1956,20 @@ def _end_run(terminal: _logging.Handler, started: float, once: _threading.Lock) 
     _flush(_sys.stderr)
 
 
-def _failure_of(
-    script: Callable[[], object], stack: _ExitStack, terminal: _logging.Handler, end: Callable[[], None]
-) -> BaseException:
+def _ending_of(script: Callable[[], object], stack: _ExitStack, write_end: Callable[[], None]) -> BaseException:
     """Open the log, log in, call a script, and return what that ends with; a signal may interrupt it, once."""
+    terminal = _Terminal(_logging.WARNING)
     try:
         try:
-            _stop.may_interrupt = True
+            _stop.is_running = _stop.may_interrupt = True
             _log_to(stack, terminal)
             _open_log(stack, f"{_script_name()}.log")
             _catch_errors(stack)
-            _catch_signals(stack, end)
+            _catch_signals(stack, write_end)
             login()
             # From here on retries are routine.
             terminal.setLevel(_logging.ERROR)
-            result = script()
-            _refuse_unstarted("main", result)
+            result = _complete("main", script)
             if not isinstance(result, (int, str, type(None))):
                 raise WrongValue(f"main returns a {type(result).__name__}: return nothing, an exit code or a text")
             _sys.exit(result)
@@ -2078,25 +1989,27 @@ def run(main: Callable[[], object]) -> int:
         _sys.stderr.write(f"{problem}\n")
         return 2
     if hasattr(_sys, "ps1") or _threading.current_thread() is not _threading.main_thread():
-        raise ConfigurationError("run() is for scripts, in their main thread: here, call login()")
+        raise ConfigurationError("run() is for the main thread of a script: here, call login()")
     _stop.reset()
     _figures.reset()
     _Bar.is_over = False
-    process, terminal = _os.getpid(), _Terminal(_logging.WARNING)
-    end = _partial(_end_run, terminal, _now(), _threading.Lock())
-    known = set(_threading.enumerate())
+    process, older = _os.getpid(), set(_threading.enumerate())
+    write_end = _partial(_write_end, started=_now(), once=_threading.Lock())
     with _ExitStack() as stack:
-        failure = _failure_of(main, stack, terminal, end)
+        ending = _ending_of(main, stack, write_end)
         # A child made by os.fork() has come out of main(). The rest is for its parent.
         if _os.getpid() != process:
-            _flush_output()
-            _os._exit(_outcome_of(failure)[0])
-        _note_failure(failure)
-        _wait_for_work(known)
-        _flush_output()
-        end()
+            _flush(_sys.stdout)
+            code, words = _outcome_of(ending)
+            if code:
+                _say(f"{_script_name()}, process {_os.getpid()}: {words}")
+            _os._exit(code)
+        _note_ending(ending)
+        _wait_for_work(older)
+        _flush(_sys.stdout)
+        write_end()
         code = _stop.outcome()[0]
-        # Python would wait for a thread that is held.
+        # Python would wait for a thread that is blocked.
         if _stop.grace_left() <= 0:
             _os._exit(code)
     _stop.reset()
@@ -2105,30 +2018,26 @@ def run(main: Callable[[], object]) -> int:
 
 # Type checkers know `sys.platform` by this name alone.
 if sys.platform != "win32":
-
-    def _hear_signals(heard: bool = True) -> None:
-        """Let this thread hear signals, or keep them waiting: a child that hears one too early stops its parent."""
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK if heard else _signal.SIG_BLOCK, _STOP_SIGNALS)
+    # Signals are blocked meanwhile: a child that got one would stop its parent.
+    _hold_signals = _partial(_signal.pthread_sigmask, _signal.SIG_BLOCK, _STOP_SIGNALS)
+    _hear_signals = _partial(_signal.pthread_sigmask, _signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
     def _forget_parent() -> None:
         """In a child made by fork: start as if nothing had happened before; the child may call login().
 
-        By an inherited client, parent and children would read each other's answers.
+        With an inherited client, parent and children would read each other's answers.
         """
+        defaults = {_signal.SIGINT: _signal.default_int_handler}
         for signal in _STOP_SIGNALS:
             if _signal.getsignal(signal) is _on_signal:
-                _signal.signal(signal, _signal.SIG_DFL)
+                _signal.signal(signal, defaults.get(signal, _signal.SIG_DFL))
                 _signal.set_wakeup_fd(-1)
-                if signal == _signal.SIGINT:
-                    _signal.signal(signal, _signal.default_int_handler)
         for state in (_stop, _figures, _thread, _connections, _sessions, *_POOLS):
             state.reset()
-        _Bar.set_lock(_threading.RLock())
+        _tqdm.tqdm.set_lock(_threading.RLock())
         _hear_signals()
 
-    _os.register_at_fork(
-        before=_partial(_hear_signals, False), after_in_parent=_hear_signals, after_in_child=_forget_parent
-    )
+    _os.register_at_fork(before=_hold_signals, after_in_parent=_hear_signals, after_in_child=_forget_parent)
 
 
 @_atexit.register
@@ -2136,30 +2045,37 @@ def _at_exit() -> None:
     """Do what a script without `run`, or with one of its own, leaves undone: wait for its tasks, say what is wrong."""
     problem = _names_problem()
     if not problem:
-        while tasks := _tasks_left():
-            _wait_for(tasks)
-            _time.sleep(0.01)
+        _wait_for_work(set(_threading.enumerate()))
+        if _stop.unheard:
+            _say(_stop.outcome()[1])
     elif __name__ == "__main__" and _NAMES["run"] is not _NEEDED["run"]:
         _sys.stderr.write(f"{problem}; nothing was run\n")
         _os._exit(2)
 
 
-# What the engine and the API functions that it comes with call by a name that a script may use: see _names_problem.
+# The builtins, and the public names, that the engine and its API functions call. Add what you newly call.
 _NEEDED_NAMES = """
 login run tokens get_httpx_client api_call_with_retry call_endpoint url_of identifier path_segment require_id rows_on
 every_page main_thread_pool subtasks_thread_pool TemplateError ConfigurationError LoginError WrongValue RunStopped
-BaseException EOFError Exception ImportError KeyboardInterrupt OSError OverflowError PermissionError
-RecursionError RuntimeError SystemExit TimeoutError TypeError UnicodeDecodeError ValueError all bool bytes dict filter
-float getattr hasattr int isinstance issubclass iter len list map max min next object range repr round set
-setattr sorted str sum super tuple type vars
+BaseException EOFError Exception ImportError KeyboardInterrupt OSError OverflowError PermissionError RecursionError
+RuntimeError StopIteration SystemExit TimeoutError TypeError UnicodeDecodeError ValueError all bool bytes dict filter
+float getattr hasattr int isinstance issubclass iter len list map max min next object range repr round set setattr
+sorted str sum super tuple type vars
 """
+_ENGINE_LINES = range(_State.__init__.__code__.co_firstlineno, _at_exit.__code__.co_firstlineno)
 _NEEDED = {name: _builtins.__dict__.get(name, _NAMES.get(name)) for name in _NEEDED_NAMES.split()}
-_ENGINE_LINES = range(_system_error.__code__.co_firstlineno, _at_exit.__code__.co_firstlineno)
+_NEEDED |= {name: value for name, value in _NAMES.items() if name.startswith("_") and name not in _BEFORE}
+# What the script has named before the engine did. A module that is loaded anew has named all of it.
+_OVERWRITTEN = [
+    name
+    for name, value in _BEFORE.items()
+    if _NAMES[name] is not value and name not in ("logger", "tqdm") and "_NEEDED" not in _BEFORE
+]
 # ========================================================================================================= ENGINE ENDS
 
 # ================================================================================================ EDIT 2: API functions
 # Both lines of a function name the same service: the decorator renews its access token, call_endpoint sends it.
-# What creates something takes @api_call_with_retry("RC", idempotent=False): else a lost answer may make two of it.
+# A function that creates something takes @api_call_with_retry("RC", idempotent=False), or it may create it twice.
 
 
 @api_call_with_retry("RC")
@@ -2215,7 +2131,7 @@ def get_request_by_tube(tube_id: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    # TODO: replace this block by your script --------------------------------------------------------------------------
+    # TODO: replace this block with your script ------------------------------------------------------------------------
     def count(centre: dict[str, Any]) -> int:
         return len(get_all_inclusions(centre["id"]))
 

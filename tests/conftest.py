@@ -77,6 +77,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Load]:
         for name, value in constants.items():
             assert hasattr(modules[-1], name), f"the template has no {name}"
             monkeypatch.setattr(modules[-1], name, value)
+            modules[-1]._NEEDED.pop(name, None)  # no script may replace it
         return modules[-1]
 
     yield import_template

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import tqdm
 from helpers import OWN_CALLS, WATCHDOG, Load, answer, environment_for, needs_posix, run_script, shell, wait_until
 from server import Simulator
 
@@ -277,6 +278,12 @@ def test_without_a_terminal_progress_goes_to_the_log_now_and_then(
 
 def test_the_shipped_interval_of_progress_in_the_log_is_30_seconds(load: Load) -> None:
     assert load()._LOG_EVERY == 30
+
+
+def test_lines_bars_and_the_bars_of_tqdm_itself_take_one_lock_that_starts_no_process(load: Load) -> None:
+    template = load()
+    assert template.tqdm.get_lock() is tqdm.tqdm.get_lock()
+    assert isinstance(template.tqdm.get_lock(), type(threading.RLock()))
 
 
 def test_without_a_terminal_a_log_line_does_not_wait_for_a_bar(script: Script, platform: Simulator) -> None:

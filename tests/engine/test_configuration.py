@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers import Load, Start, ran, run_script
+from helpers import Load, Start, needs_posix, ran, run_script
 from server import Simulator
 
 Script = Callable[..., Path]
@@ -21,8 +21,7 @@ ADDRESS = "http://127.0.0.1:9"  # nothing is sent there
 UNENCRYPTED = "would send password and tokens unencrypted: use https://"
 PLACEHOLDER = "is a placeholder"
 LEFT_TO_DNS = pytest.mark.skipif(httpx.__name__ == "httpx2", reason="httpx2 reads any host that starts with xn--")
-NO_ADDRESS = "is no https:// address"
-NOT_ALONE = "has white space, ? or # in it: give https://, host and path alone"
+NO_ADDRESS = "is not an address like https://host/path"
 
 
 @pytest.fixture
@@ -115,6 +114,34 @@ def test_certificates_that_cannot_be_read_are_named_with_their_variable(
     assert re.fullmatch(rf"SSL_CERT_FILE = {re.escape(repr(str(file)))}: .*; name a PEM file of CA .*", line)
 
 
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The hosts that were looked up, in a network whose name server knows none."""
+    asked: list[str] = []
+
+    def look_up(host: str, *_: object, **__: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return asked
+
+
+def test_a_host_that_does_not_resolve_is_named_at_login(configured: Callable[..., Any], nowhere: list[str]) -> None:
+    template = configured({"ERROR_MAX_RETRY": 2, "WAIT_BEFORE_RETRY": 0}, EB_IAM_URL="https://iam.hospital.test")
+    with pytest.raises(template.LoginError, match=r"IAM login: .*iam\.hospital\.test"):
+        template.login()
+    assert nowhere == ["iam.hospital.test"] * 2
+
+
+@needs_posix(reason="the environment of Windows is text")
+def test_a_password_that_is_not_text_is_refused_without_a_character_of_it(
+    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = configuration_error(configured(EB_PASSWORD="geh\udce9im"), capfd)
+    assert line == "EB_USER_NAME or EB_PASSWORD is not UTF-8 text: set it in a UTF-8 locale"
+
+
 @pytest.mark.parametrize("key", ["base_url", "endpoints", "app_id"])
 def test_an_entry_of_a_service_that_lacks_a_key_is_said_with_service_and_key(
     configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], key: str
@@ -192,10 +219,10 @@ def overheard(listener: tuple[int, list[bytes]], load: Load, monkeypatch: pytest
         ("https://", NO_ADDRESS),
         ("https://rc.hospital.test:port", NO_ADDRESS),
         ("https://[::1", NO_ADDRESS),
-        ("https://rc.hospital.test\n", NOT_ALONE),
-        ("https://rc.hospital.test ", NOT_ALONE),
-        ("https://rc.hospital.test?a=b", NOT_ALONE),
-        ("https://rc.hospital.test#x", NOT_ALONE),
+        ("https://rc.hospital.test\n", NO_ADDRESS),
+        ("https://rc.hospital.test ", NO_ADDRESS),
+        ("https://rc.hospital.test?a=b", NO_ADDRESS),
+        ("https://rc.hospital.test#x", NO_ADDRESS),
         ("https://...", PLACEHOLDER),
         pytest.param("https://xn--", NO_ADDRESS, marks=LEFT_TO_DNS),
     ],

@@ -127,6 +127,17 @@ def test_a_call_in_a_child_that_has_not_logged_in_says_so_in_its_parent(platform
     assert "my_script: get_statistics: RC has no access token yet: call login() first; " in finished.stderr
 
 
+def test_a_child_that_comes_out_of_main_by_an_exception_says_so(platform: Simulator, script: Script) -> None:
+    todo = """
+    if os.fork() == 0:
+        raise LookupError("of a patient")
+    os.wait()
+    """
+    done = run_script(script(todo), platform)
+    assert done.returncode == 0
+    assert re.search(r"my_script, process \d+: failed: LookupError \(my_script.py line \d+\)", done.stderr)
+
+
 def test_children_renew_an_expired_token_without_spending_the_refresh_token_of_their_parent(
     platform: Simulator, forking: Script
 ) -> None:

@@ -117,6 +117,9 @@ def test_rotation_bounds_the_size_keeps_the_five_newest_and_others_out(copy: Pat
         older = Path(f"{log}.{age}")
         older.write_text(f"{age} days old", encoding="utf-8")
         os.utime(older, times=(0, 1_000_000 - age * 86_400))
+    backup = Path(f"{log}.2024-backup")
+    backup.write_text("not of the engine", encoding="utf-8")
+    os.utime(backup, times=(0, 0))
     with log.open("wb") as file:
         file.truncate(10_000_000)
     if os.name == "posix":
@@ -124,7 +127,7 @@ def test_rotation_bounds_the_size_keeps_the_five_newest_and_others_out(copy: Pat
     run_script(copy, None)
     assert log.stat().st_size < 10_000
     kept = {path.read_bytes() for path in copy.parent.glob("my_script.log.*")}
-    assert kept == {bytes(10_000_000), *(f"{age} days old".encode() for age in range(1, 5))}
+    assert kept == {bytes(10_000_000), *(f"{age} days old".encode() for age in range(1, 5)), b"not of the engine"}
     if os.name == "posix":
         assert mode(log) == 0o600
         assert {mode(path) for path in copy.parent.glob("my_script.log.*") if path.stat().st_size > 20} == {0o600}

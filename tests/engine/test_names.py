@@ -262,6 +262,38 @@ def test_a_name_that_a_script_replaces_is_refused_with_what_to_do_or_changes_no_
         assert_as_ever(done)
 
 
+@pytest.mark.parametrize("name", ["_children", "_flush", "_json", "_LOGIN", "_now", "_stop"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_name_of_the_engine_with_an_underscore_is_refused_wherever_a_script_sets_it(
+    platform: Simulator, small: Callable[..., Path], place: str, name: str
+) -> None:
+    done = run_script(small(edits=inserted(place, SILENT.format(name=name))), platform)
+    assert is_refusal(done, platform, name), done.stderr
+
+
+@pytest.mark.parametrize("name", sorted({*PUBLIC} - {"tqdm", "logger"}))
+def test_a_name_that_a_script_sets_before_the_engine_and_the_engine_sets_again_is_refused(
+    platform: Simulator, small: Callable[..., Path], name: str
+) -> None:
+    done = run_script(small(edits=inserted("EDIT 1", SILENT.format(name=name))), platform)
+    assert is_refusal(done, platform, name), done.stderr
+
+
+def test_names_with_an_underscore_of_its_own_are_a_scripts_to_change(
+    platform: Simulator, small: Callable[..., Path]
+) -> None:
+    path = small(edits={**inserted("EDIT 1", "_mine = 1"), **inserted("EDIT 2", "_mine = _theirs = 2")})
+    assert_as_ever(run_script(path, platform))
+
+
+def test_a_module_that_a_notebook_loads_anew_logs_in(platform: Simulator, script: Script) -> None:
+    notebook = script("pass").with_name("notebook.py")
+    notebook.write_text(
+        "import importlib, my_script\nimportlib.reload(my_script).login()\nprint('in')\n", encoding="utf-8"
+    )
+    assert run_script(notebook, platform).stdout == "in\n"
+
+
 def test_login_in_a_notebook_refuses_a_replaced_name_as_well(platform: Simulator, script: Script) -> None:
     path = script("pass", edits=inserted("EDIT 2", "tokens = {}"))
     notebook = path.with_name("notebook.py")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -375,6 +377,42 @@ def test_whatever_a_task_raises_comes_out_of_its_future_and_kills_no_worker(
         getattr(template, name).submit(task).result(WATCHDOG)
     assert isinstance(getattr(template, name).submit(inline).result(WATCHDOG), raised)
     assert works(template)
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_what_a_failed_task_worked_on_goes_with_its_future(template: Any, name: str) -> None:
+    class Record:
+        pass
+
+    worked_on: list[weakref.ref[Record]] = []
+
+    def fail() -> None:
+        record = Record()
+        worked_on.append(weakref.ref(record))
+        raise ValueError
+
+    gc.disable()  # it would free it at some time in any case
+    try:
+        with contextlib.suppress(ValueError):
+            getattr(template, name).submit(fail).result()
+        wait_until(lambda: worked_on[0]() is None, within=10)
+    finally:
+        gc.enable()
+
+
+def test_a_with_whose_tasks_were_stopped_does_not_end_as_if_they_were_done(
+    script: Callable[..., Path], platform: Simulator
+) -> None:
+    todo = """
+    control = os.environ["EB_RC_URL"].replace("/rc", "/_sandbox/control")
+    get_httpx_client().post(control, json={"restart": True, "password": "another"})
+    with main_thread_pool as executor:
+        executor.submit(get_all_organizations)
+    print("a short file")
+    """
+    done = run_script(script(todo), platform)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "my_script: IAM login: refused with HTTP 401" in done.stderr
 
 
 @pytest.mark.parametrize("argument", ["", "0", "'no such centre'"])

@@ -73,6 +73,18 @@ def test_the_template_itself_counts_the_whole_study(copy: Path, simulator: Start
 # ------------------------------------------------------------------------------------------------- how a run may end
 
 
+class Frame:
+    """As one of pandas: it has no truth, and what a comparison gives has none either."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> Frame:  # type: ignore[override]
+        return self
+
+    def __bool__(self) -> bool:
+        raise ValueError("ambiguous")
+
+
 def leave(how: object) -> Callable[[], object]:
     def main() -> object:
         if isinstance(how, BaseException):
@@ -91,6 +103,8 @@ def leave(how: object) -> Callable[[], object]:
         ("no centre has answered", 1, "no centre has answered"),
         ("", 1, "failed"),
         ([{"patientId": "4711"}], 1, "failed: main returns a list: return nothing, an exit code or a text"),
+        ((0,), 1, "failed: main returns a tuple: return nothing, an exit code or a text"),
+        (Frame(), 1, "failed: main returns a Frame: return nothing, an exit code or a text"),
         (SystemExit(), 0, "done"),
         (SystemExit(0), 0, "done"),
         (SystemExit(3), 3, "exit 3"),

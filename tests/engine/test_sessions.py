@@ -220,7 +220,7 @@ subtasks_thread_pool.submit(unlucky)  # in a wait of 600 s when the run is stopp
     assert len(numbers) == len(set(numbers)) >= 60
 
 
-IN_VAIN = "HTTP 401: RC refuses what the call asks for, with the token of a new login, too"
+IN_VAIN = "HTTP 401: RC refuses what the call asks for, with new tokens, too"
 REFUSED = re.escape(IN_VAIN)
 
 
@@ -252,7 +252,7 @@ def test_a_token_may_expire_while_all_that_a_service_says_is_401(platform: Simul
     with pytest.raises(httpx.HTTPStatusError, match=REFUSED):
         module.get_record_by_patient("forbidden")
     platform.control(expire="RC")
-    module._sessions.renewals["RC"].received -= module.API_TIMEOUT + 1  # that long ago
+    module._sessions.received["RC"] -= module._YOUNG_TOKEN_SECONDS + 1  # that long ago
     assert module.echo(1) == 1
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
@@ -271,6 +271,37 @@ def test_what_is_no_answer_does_not_count_as_an_accepted_token(platform: Simulat
         with pytest.raises(LookupError):
             fail()
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+
+
+def test_a_login_because_of_one_service_leaves_another_its_own(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform)
+    tube = module.get_request_by_tube
+    platform.control(answer={"record_by_patient": answer(401)})
+    with pytest.raises(httpx.HTTPStatusError, match=REFUSED):
+        module.get_record_by_patient("forbidden")
+    platform.control(refuse_access="GDD")
+    with pytest.raises(httpx.HTTPStatusError, match="404"):
+        tube("no such tube")
+    assert platform.seen()["logins"] == {"accepted": 3, "refused": 0}
+
+
+def test_a_login_by_hand_is_told_of_a_web_page_at_once_also_the_second_time(
+    platform: Simulator, logged_in: Load
+) -> None:
+    module = logged_in(platform)
+    platform.control(answer={"login": answer(403, b"<html>", "text/html")})
+    with pytest.raises(module.LoginError, match="answered by a web page"):
+        module.login()
+    assert platform.seen()["requests"]["login"] == 2
+
+
+def test_a_login_as_somebody_else_that_fails_leaves_nobodys_session(platform: Simulator, logged_in: Load) -> None:
+    module = logged_in(platform)
+    platform.control(answer={"config_token": answer(403)})
+    with pytest.raises(module.LoginError, match="may not use RC"):
+        module.login()
+    with pytest.raises(module.ConfigurationError, match=r"call login\(\) first"):
+        module.echo(1)
 
 
 @needs_posix(reason="a POSIX signal to a thread")
@@ -545,7 +576,8 @@ def test_a_user_may_be_a_number(platform: Simulator, logged_in: Load) -> None:
 def test_a_service_that_is_down_for_longer_than_api_timeout_and_then_refuses_is_one_error_after_one_login(
     platform: Simulator, logged_in: Load
 ) -> None:
-    module = logged_in(platform, API_TIMEOUT=0.5, ERROR_MAX_RETRY=1000, MAX_WAIT_BEFORE_RETRY=0.05)
+    patience = {"API_TIMEOUT": 0.5, "_YOUNG_TOKEN_SECONDS": 0.5}
+    module = logged_in(platform, ERROR_MAX_RETRY=1000, MAX_WAIT_BEFORE_RETRY=0.05, **patience)
     platform.control(revoke_refresh=True, answer={"config_token": answer(503)})
     with ThreadPoolExecutor(1) as outside:
         call = outside.submit(module.echo, 1)
@@ -557,6 +589,23 @@ def test_a_service_that_is_down_for_longer_than_api_timeout_and_then_refuses_is_
         with pytest.raises(module.RunStopped, match="RC config_token: refused with HTTP 403"):
             call.result()
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
+
+
+def test_a_session_that_is_lost_before_its_new_tokens_worked_is_opened_again(
+    platform: Simulator, logged_in: Load
+) -> None:
+    module = logged_in(platform, ERROR_MAX_RETRY=1000, MAX_WAIT_BEFORE_RETRY=0.05, _NEW_TOKEN_SECONDS=0.01)
+    platform.control(restart=True)
+    assert module.echo(1) == 1, "by a new login"
+    platform.control(expire="RC", slow_refresh=0.5, reset_counts=True)
+    with ThreadPoolExecutor(1) as outside:
+        call = outside.submit(module.echo, 2)
+        wait_until(lambda: platform.seen()["requests"]["refresh_token"] == 1)
+        platform.control(faults={"reset": 1})  # it strikes the call that follows the refresh
+        wait_until(lambda: platform.seen()["faults"]["reset"] >= 5)  # the token is no longer new
+        platform.control(faults={}, restart=True)
+        assert call.result() == 2
+    assert platform.seen()["logins"] == LOGGED_IN_ONCE
 
 
 def test_a_token_that_runs_out_unused_after_a_new_login_is_renewed(platform: Simulator, logged_in: Load) -> None:

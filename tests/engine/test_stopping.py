@@ -517,7 +517,7 @@ def test_calls_that_ctrl_c_cuts_off_are_no_failures(
     running = start(path, held)
     has_seen("statistics", 20)(running, held)
     if state == "backing off":
-        wait_until(lambda: running.text(".log").count("attempt 1, next in") == 20)
+        wait_until(lambda: running.text(".log").count(", failure 1 of ") == 20)
     running.process.send_signal(signal.SIGINT)
     assert running.exit_code() == 130
     assert "failure" not in running.text(".err")
@@ -620,6 +620,21 @@ def test_run_refuses_to_run_elsewhere_than_in_the_main_thread_of_a_script(
         template.run(pytest.fail)
     assert signals_of_the_process() == before
     assert sum(platform.seen()["requests"].values()) == 0
+
+
+def test_a_login_while_a_run_is_ending_does_not_undo_its_end(
+    platform: Simulator, load: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = load(platform)
+
+    def interrupted() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            template.login()
+
+    assert template.run(interrupted) == 130
+    assert "stopped by SIGINT" in capsys.readouterr().err
 
 
 @needs_posix(reason="on Windows pytest-timeout has a thread in this process, for which the run would wait")

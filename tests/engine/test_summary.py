@@ -131,7 +131,7 @@ def test_large_figures_are_grouped_and_stay_in_their_columns(load: Load) -> None
     assert len(row) == len(header)
 
 
-def test_a_task_that_fails_is_counted_and_in_the_log_although_nobody_asks_for_its_result(
+def test_a_task_that_fails_makes_the_exit_code_1_if_nobody_asks_for_its_result(
     script: Script, platform: Simulator
 ) -> None:
     path = script(
@@ -145,12 +145,13 @@ def test_a_task_that_fails_is_counted_and_in_the_log_although_nobody_asks_for_it
         """
     )
     done = run_script(path, platform)
-    assert re.match(r"my_script: done; 3 calls, 2 failed tasks in ", done.stderr), done.stderr
-    words = f"task save: IndexError (my_script.py line {line_of(path)})\n"
-    assert log_of(path).count(words) == 2
+    words = f"task save: IndexError (my_script.py line {line_of(path)})"
+    said = f"my_script: failed: {words}, the first of 2 such failures; 3 calls in "
+    assert (done.returncode, done.stderr[: len(said)]) == (1, said)
+    assert log_of(path).count(f"{words}\n") == 2
 
 
-def test_a_task_that_is_cancelled_from_within_is_counted_too(script: Script, platform: Simulator) -> None:
+def test_a_task_that_is_cancelled_from_within_has_failed_too(script: Script, platform: Simulator) -> None:
     path = script(
         """
         import asyncio
@@ -163,13 +164,54 @@ def test_a_task_that_is_cancelled_from_within_is_counted_too(script: Script, pla
         """
     )
     done = run_script(path, platform)
-    assert re.match(r"my_script: done; 3 calls, 1 failed task in ", done.stderr), done.stderr
+    assert done.returncode == 1
+    assert "my_script: failed: task <lambda>: CancelledError (my_script.py line " in done.stderr
     assert "task <lambda>: CancelledError (my_script.py line " in log_of(path)
 
 
-def test_a_task_that_fails_by_a_call_is_counted_as_a_failed_call_alone(script: Script, platform: Simulator) -> None:
-    done = run_script(script("main_thread_pool.submit(get_statistics, 'unknown')"), platform)
-    assert re.match(r"my_script: done; 4 calls, 1 failure in ", done.stderr), done.stderr
+def test_a_task_that_fails_by_a_call_is_logged_by_the_call_alone(script: Script, platform: Simulator) -> None:
+    path = script("main_thread_pool.submit(get_statistics, 'unknown')")
+    done = run_script(path, platform)
+    assert done.returncode == 1
+    assert "my_script: failed: task get_statistics: HTTP 404; 4 calls, 1 failure in " in done.stderr
+    assert "task get_statistics" not in "".join(log_of(path).splitlines(keepends=True)[:-1])
+
+
+def test_a_task_that_fails_in_a_script_without_run_is_told_at_the_end(platform: Simulator, script: Script) -> None:
+    path = script("main_thread_pool.submit(int, 'Nemo')", edits={"sys.exit(run(main))": "login(), main()"})
+    done = run_script(path, platform)
+    assert done.stderr == "failed: task int: ValueError\n"
+
+
+HEARD = {
+    "its result is asked for": "try:\n    main_thread_pool.submit(fail).result()\nexcept ValueError:\n    pass",
+    "its exception is asked for": "wait([task := main_thread_pool.submit(fail)])\nassert task.exception()",
+    "a callback asks": "main_thread_pool.submit(fail).add_done_callback(lambda task: task.exception())",
+    "an event loop asks": """
+        async def ask():
+            with contextlib.suppress(ValueError):
+                await asyncio.wrap_future(main_thread_pool.submit(fail))
+
+        asyncio.run(ask())
+    """,
+    "the loop over the tasks was left": """
+        for item, result in run_parallel(lambda item: item and fail(), [0, *range(1, 20)], return_exceptions=True):
+            break
+    """,
+    "it was to be cancelled": """
+        begun = threading.Event()
+        main_thread_pool.submit(lambda: begun.set() or time.sleep(0.2) or fail())
+        begun.wait()
+        main_thread_pool.shutdown(wait=False, cancel_futures=True)
+    """,
+}
+
+
+@pytest.mark.parametrize("todo", HEARD.values(), ids=HEARD.keys())
+def test_a_task_that_fails_is_not_the_failure_of_a_run_if(script: Script, platform: Simulator, todo: str) -> None:
+    fail = "import asyncio\nfrom concurrent.futures import wait\n\ndef fail():\n    raise ValueError\n\n"
+    done = run_script(script(fail + dedent(todo)), platform)
+    assert (done.returncode, "my_script: done; 3 calls in " in done.stderr) == (0, True), done.stderr
 
 
 def test_the_closing_line_tells_the_numbers_of_retries_and_failures_if_there_are_any(

@@ -32,7 +32,8 @@ def test_subtasks_that_outlive_main_are_waited_for_and_their_failures_told(platf
     """
     path = script(OWN_CALLS + textwrap.dedent(todo))
     done = run_script(path, platform)
-    assert "53 calls, 10 failed tasks in" in done.stderr
+    assert done.returncode == 1
+    assert "the first of 10 such failures; 53 calls in " in done.stderr
     assert summary_of(log_of(path))["echo"]["calls"] == 50
 
 
@@ -62,6 +63,22 @@ def test_a_run_ends_whatever_executor_the_script_leaves_open(
     assert "my_script: done; 23 calls in" in done.stderr
 
 
+def test_a_log_handler_that_raises_in_the_last_line_is_not_taken_for_anything_else(
+    platform: Simulator, script: Script
+) -> None:
+    todo = """
+class Broken(logging.Handler):
+    def emit(self, record):
+        if "my_script: done" in record.getMessage():
+            raise OSError("the share is gone")
+
+logging.getLogger().addHandler(Broken())
+"""
+    done = run_script(script(todo), platform)
+    assert done.returncode == 1
+    assert done.stderr.endswith("OSError: the share is gone\n")
+
+
 def test_a_log_handler_that_raises_holds_no_task(platform: Simulator, script: Script) -> None:
     todo = """
     class Broken(logging.Handler):
@@ -84,13 +101,13 @@ def test_an_error_in_a_destructor_may_come_while_figures_are_counted(load: Load)
 
     def count_within() -> None:
         with template._figures.lock:  # where the garbage collector may run
-            template._figures.count("", "unheard errors")
+            template._figures.count("count", "calls")
 
     thread = threading.Thread(target=count_within, daemon=True)
     thread.start()
     thread.join(30)
     assert not thread.is_alive()
-    assert template._figures.total("unheard errors") == 1
+    assert template._figures.total("calls") == 1
 
 
 def test_a_call_within_a_stream_leaves_no_connection_in_use_to_be_closed(platform: Simulator, logged_in: Load) -> None:
@@ -116,7 +133,7 @@ def test_a_list_that_shrinks_in_the_loop_is_an_error_and_no_short_result(platfor
         for item, _ in template.run_parallel(abs, todo):
             todo.remove(item)
 
-    with pytest.raises(template.WrongValue, match="has become shorter"):
+    with pytest.raises(template.WrongValue, match="has shrunk"):
         remove_what_is_done()
 
 

@@ -11,6 +11,8 @@ import re
 import tempfile
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,40 @@ def test_a_task_that_would_not_run_is_refused(template: Any, pool: str, function
         getattr(template, pool).submit(function, 1).result()
 
 
+@pytest.fixture
+def choosy(template: Any) -> Any:
+    """A template with an API function that finds no row for the second of three centres."""
+    text = """
+@api_call_with_retry("RC")
+def first_inclusion(name):
+    get_all_organizations()
+    return next(row for row in "ac" if row == name)
+"""
+    exec(text, vars(template))
+    return template
+
+
+def test_an_api_function_that_finds_nothing_does_not_end_the_loop_that_calls_it(choosy: Any) -> None:
+    with pytest.raises(choosy.WrongValue, match="first_inclusion raises StopIteration: give next"):
+        list(map(choosy.first_inclusion, "abc"))
+
+
+@pytest.mark.parametrize("pool", ["main_thread_pool", "subtasks_thread_pool"])
+def test_a_task_that_finds_nothing_does_not_end_the_loop_that_collects_results(template: Any, pool: str) -> None:
+    def first(name: str) -> str:
+        return next(row for row in "ac" if row == name)
+
+    futures = [getattr(template, pool).submit(first, name) for name in "abc"]
+    with pytest.raises(template.WrongValue, match="first raises StopIteration: give next"):
+        list(map(Future.result, futures))
+
+
+def test_an_item_for_which_nothing_is_found_is_named(choosy: Any, caplog: pytest.LogCaptureFixture) -> None:
+    results = dict(choosy.run_parallel(choosy.first_inclusion, ["a", "b", "c"], return_exceptions=True))
+    assert (results["a"], type(results["b"]), results["c"]) == ("a", choosy.WrongValue, "c")
+    assert "failed on item 2: first_inclusion raises StopIteration" in caplog.text
+
+
 # --------------------------------------------------------------------------------- Arguments that can be read only once
 
 
@@ -231,8 +267,13 @@ def test_what_can_be_read_again_is_passed_as_it_is(template: Any, tmp_path: Path
         ({"since": None, "limit": 5}, "limit=5"),
         ([("since", None), ("limit", 5)], "limit=5"),
         ({"status": ["included", None]}, "status=included"),
+        ({"status": {"included"}, "ids": (1, 2)}, "status=included&ids=1&ids=2"),
+        ("b=%E9&a=1&b=2", "b=%E9&a=1&b=2"),
         ({"since": None}, None),
         ({"since": "", "limit": 0}, "since=&limit=0"),
+        ({"ids": range(1, 3), "kinds": frozenset({"a"})}, "ids=1&ids=2&kinds=a"),
+        ({"since": date(2026, 1, 2)}, "since=2026-01-02"),
+        ("q=what?", "q=what?"),
         ({"since": "2026-01-01T00:00+01:00"}, "since=2026-01-01T00%3A00%2B01%3A00"),
     ],
     ids=str,
@@ -240,6 +281,12 @@ def test_what_can_be_read_again_is_passed_as_it_is(template: Any, tmp_path: Path
 def test_a_parameter_without_a_value_is_left_out(template: Any, params: Any, query: str | None) -> None:
     template.MICROSERVICES["RC"]["endpoints"]["echo"] = "/api/echo/1"
     assert template.call_endpoint("RC", "GET", "echo", dict, params=params).get("query") == query
+
+
+@pytest.mark.parametrize("empty", [[], (), set(), iter(())])
+def test_an_empty_list_as_a_filter_is_refused_for_without_it_everything_would_come(template: Any, empty: Any) -> None:
+    with pytest.raises(template.WrongValue, match="the parameter organization is empty"):
+        template.call_endpoint("RC", "GET", "statistics", dict, params={"organization": empty})
 
 
 @pytest.mark.parametrize("suffix", ["/T1#2", "/T1?x", "/T1?x=1", "#", "?"])
@@ -261,7 +308,7 @@ def test_a_suffix_that_leads_to_another_path_is_refused(template: Any, platform:
 def test_an_id_with_what_nobody_sees_is_none(load: Load, value: str) -> None:
     """As read from a text file: the end of its line, the mark at its beginning. A search by it finds nothing."""
     template = load()
-    with pytest.raises(template.WrongValue, match="is no id") as refused:
+    with pytest.raises(template.WrongValue, match="is not an id") as refused:
         template.identifier(value)
     assert "47" not in str(refused.value)
 
@@ -269,7 +316,7 @@ def test_an_id_with_what_nobody_sees_is_none(load: Load, value: str) -> None:
 @pytest.mark.parametrize("value", ["nan", "NaN", " nan ", "None", "null", float("nan"), 4711.0, b"4711"])
 def test_what_stands_for_a_missing_id_is_none(load: Load, value: Any) -> None:
     template = load()
-    with pytest.raises(template.WrongValue, match="is no id"):
+    with pytest.raises(template.WrongValue, match="is not an id"):
         template.identifier(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -185,21 +186,22 @@ UNHEARD = {
 
 
 @pytest.mark.parametrize("todo", UNHEARD.values(), ids=UNHEARD.keys())
-def test_an_error_that_python_only_prints_is_counted_and_logged_and_shows_no_patient(
+def test_an_error_that_python_only_prints_is_logged_and_makes_the_exit_code_1_and_shows_no_patient(
     platform: Simulator, script: Script, todo: str
 ) -> None:
     path = script(todo)
     done = run_script(path, platform)
-    assert "2 unheard errors" in done.stderr.splitlines()[-1]
+    assert done.returncode == 1
+    assert re.search("failed: .*, the first of 2 such failures; ", done.stderr.splitlines()[-1])
     assert "Nemo" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert len([line for line in log_of(path).splitlines() if "ValueError" in line]) >= 2
-    assert "2 unheard errors" in log_of(path).splitlines()[-1]
+    assert ", the first of 2 such failures; " in log_of(path).splitlines()[-1]
 
 
 def test_one_such_error_is_one(platform: Simulator, script: Script) -> None:
     done = run_script(script(FINALIZER.replace("range(2)", "range(1)")), platform)
-    assert "1 unheard error in" in done.stderr
+    assert re.search(r"failed: thread \w+: ValueError \(my_script.py line \d+\); ", done.stderr.splitlines()[-1])
 
 
 def test_a_run_puts_the_hook_for_such_errors_back(platform: Simulator, load: Load) -> None:

@@ -17,7 +17,7 @@ Script = Callable[..., Path]
 # ----------------------------------------------------------------------------------- Tokens that are not known at first
 
 
-SECONDS = 0.5  # a clock that goes wrong, or servers that tell each other
+SECONDS = 0.9  # a clock that goes wrong, or servers that tell each other
 
 
 @pytest.mark.parametrize("service", ["IAM", "RC"])

@@ -79,15 +79,14 @@ def test_a_proxy_that_refuses_the_password_is_asked_once_by_a_call(call_through:
     assert "Geheim42" not in template.describe(error)
 
 
-def test_a_proxy_that_is_down_is_named_and_not_the_platform(script: Script) -> None:
+def test_a_proxy_that_is_down_is_named(script: Script) -> None:
     port = unused_port()
     assert_names_proxy(run_behind(script, f"http://someone:Geheim42@127.0.0.1:{port}").stderr.splitlines()[-1], port)
 
 
-def test_a_proxy_that_is_unknown_is_named_and_not_the_platform(script: Script) -> None:
+def test_a_proxy_that_is_unknown_is_named(script: Script) -> None:
     said = run_behind(script, "http://someone:Geheim42@proxy.hospital.invalid:3128").stderr.splitlines()[-1]
-    assert "proxy.hospital.invalid" in said
-    assert "hospital.test" not in said
+    assert "HTTPS_PROXY proxy.hospital.invalid:3128" in said
     assert "Geheim42" not in said
 
 
@@ -102,19 +101,17 @@ def test_a_proxy_that_hangs_up_is_named_and_tried_again(script: Script) -> None:
     with Answering(b"") as proxy:
         done = run_behind(script, f"http://127.0.0.1:{proxy.port}")
     assert proxy.connections == ATTEMPTS
-    assert f"proxy 127.0.0.1:{proxy.port}" in done.stderr.splitlines()[-1], "it may have been the proxy"
+    assert_names_proxy(done.stderr.splitlines()[-1], proxy.port)
 
 
-def test_a_proxy_that_goes_down_in_mid_run_is_named_and_not_the_platform(call_through: Callable[[str], Any]) -> None:
+def test_a_proxy_that_goes_down_in_mid_run_is_named(call_through: Callable[[str], Any]) -> None:
     port = unused_port()
     template, error = call_through(f"http://someone:Geheim42@127.0.0.1:{port}")
     assert_names_proxy(template.describe(error), port)
 
 
 def assert_names_proxy(text: str, port: int) -> None:
-    assert "proxy" in text.lower()
-    assert f"127.0.0.1:{port}" in text
-    assert "hospital.test" not in text, "it may be well"
+    assert f"HTTPS_PROXY 127.0.0.1:{port}" in text
     assert "Geheim42" not in text
 
 

@@ -191,7 +191,7 @@ OUTCOMES: dict[str, list[Exception]] = {
         httpx.ProxyError("407 Proxy Authentication Required"),
     ],
     "any other `": [kind("") for kind in (httpx.ReadTimeout, httpx.WriteError, httpx.RemoteProtocolError)],
-    "body": [httpx.DecodingError(""), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "")],
+    "body": [httpx.DecodingError(""), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "unexpected end of data")],
 }
 
 

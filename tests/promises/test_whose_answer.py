@@ -107,3 +107,16 @@ def test_an_answer_that_was_there_before_its_call_is_nobody_s_even_if_it_names_n
         assert template.search_inclusions(centre, 1000, 1) == inclusions
         for patient in [each["patientId"] for each in inclusions[:5]]:
             assert template.get_surveys(patient) == study.surveys(patient)
+
+
+def test_once_an_answer_came_before_its_call_a_copy_that_comes_later_is_nobody_s(
+    template: Any, platform: Simulator, study: Study
+) -> None:
+    template.WAIT_BEFORE_RETRY = 0.01
+    platform.control(send_twice={"surveys": 0})
+    patients = patients_of(study)[:40]
+    for patient in patients[:2]:
+        assert template.get_surveys(patient) == study.surveys(patient)
+    platform.control(send_twice={"surveys": 0.005}, latency=0.02)  # the copy comes after the next call was sent
+    for patient in patients[2:]:
+        assert template.get_surveys(patient) == study.surveys(patient)

@@ -99,7 +99,7 @@ def test_a_log_that_another_program_has_open_grows_on_and_is_set_aside_by_a_run_
     log.write_text("x" * 200 + "\n", encoding="utf-8")
     with log.open("rb"):
         done = run_script(path, platform)
-    assert (done.returncode, done.stderr.count("cannot be set aside and grows on")) == (0, 1)
+    assert (done.returncode, done.stderr.count("cannot be set aside, so it grows")) == (0, 1)
     assert log_of(path).startswith("x" * 200)
     assert {path.name for path in older if path.exists()} == {path.name for path in older}
     assert run_script(path, platform).returncode == 0
