@@ -91,9 +91,8 @@ def release(module: Any) -> None:
     """Let go of the threads and connections that a test used without `run`, which does it by itself."""
     module.main_thread_pool.close()
     module.subtasks_thread_pool.close()
-    for _, streams in tuple(module._connections.idle.values()):  # after a few seconds they would close by themselves
-        for stream in tuple(streams):
-            stream.close()
+    if module._thread.client is not None:  # those of ended threads close by themselves
+        module._thread.client.close()
 
 
 def environment_for(platform: Simulator | None, **variables: str) -> dict[str, str]:
