@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
-from helpers import WATCHDOG, environment_for, git, needs_posix, patients_of, python, shell
+from helpers import WATCHDOG, Start, environment_for, git, needs_posix, patients_of, python, shell
 from next_httpx import moved
 from readme_and_spec import TOP, blocks
 from sandbox import assignments
@@ -457,6 +459,18 @@ def test_a_caller_that_is_gone_before_its_answer_leaves_no_trace(capfd: pytest.C
             assert later.recv(1000).startswith(b"HTTP/1.1 401 ")
         assert platform.seen()["requests"]["refresh_token"] == 2
     assert capfd.readouterr().err == ""
+
+
+def test_a_call_that_is_under_way_when_the_counts_are_reset_counts_no_more(simulator: Start) -> None:
+    platform = simulator("--latency", "60")
+    with socket.create_connection(("127.0.0.1", int(platform.url.rsplit(":", 1)[1]))) as held:
+        held.sendall(b"GET /rc/api/inclusions/getAllOrganizations HTTP/1.1\r\nHost: x\r\n\r\n")
+        while not platform.seen()["in_flight"]:
+            time.sleep(0.01)
+        platform.control(latency=0, reset_counts=True)
+        httpx.get(f"{platform.url}/rc/api/inclusions/getAllOrganizations")
+    seen = platform.seen()
+    assert (seen["in_flight"], seen["peak_concurrency"], seen["requests"]["organizations"]) == (0, 1, 1)
 
 
 @posix

@@ -40,6 +40,7 @@ class Seen:
     refreshes: Counter[str] = field(default_factory=_verdicts)
     creations: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
+    in_flight: int = 0
     peak_concurrency: int = 0
     connections: int = 0
     peak_connections: int = 0  # open at the same time
@@ -89,7 +90,6 @@ class Platform:
         self._window = (0, 0)
         self._endpoints = endpoints
         self._connections: WeakSet[asyncio.Transport] = WeakSet()
-        self._in_flight = 0
         self._outage_until = 0.0
         self._actions: dict[str, Callable[[Any], None]] = {
             "faults": self._set_faults,
@@ -129,19 +129,20 @@ class Platform:
 
     @contextmanager
     def counted(self, service: str, endpoint: str, connection: asyncio.Transport) -> Iterator[None]:
-        """Count a call from its arrival to its answer."""
-        self.seen.requests[endpoint] += 1
-        self.seen.services[service] += 1
+        """Count a call until it is answered; one that a reset of the counts finds under way counts no more."""
+        seen = self.seen
+        seen.requests[endpoint] += 1
+        seen.services[service] += 1
         if connection not in self._connections:
             self._connections.add(connection)
-            self.seen.connections += 1
-            self.seen.peak_connections = max(self.seen.peak_connections, self.open_connections)
-        self._in_flight += 1
-        self.seen.peak_concurrency = max(self.seen.peak_concurrency, self._in_flight)
+            seen.connections += 1
+            seen.peak_connections = max(seen.peak_connections, self.open_connections)
+        seen.in_flight += 1
+        seen.peak_concurrency = max(seen.peak_concurrency, seen.in_flight)
         try:
             yield
         finally:
-            self._in_flight -= 1
+            seen.in_flight -= 1
 
     def ration(self) -> dict[str, str]:
         """Count a call against the rate limit and return its headers; those of one too many have Retry-After."""
