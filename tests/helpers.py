@@ -12,7 +12,9 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -243,6 +245,22 @@ def wait_until(condition: Callable[[], object], within: float = WATCHDOG) -> Non
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
+
+
+@contextmanager
+def outage(platform: Simulator, kind: str = "503") -> Iterator[None]:
+    """An outage that ends when it has refused two more calls."""
+    enough = platform.seen()["faults"]["outage"] + 2
+
+    def end() -> None:
+        wait_until(lambda: platform.seen()["faults"]["outage"] >= enough)
+        platform.control(outage=0)
+
+    platform.control(outage=600, outage_kind=kind)
+    with ThreadPoolExecutor(1) as outside:
+        ended = outside.submit(end)
+        yield
+    ended.result()
 
 
 def study_of(platform: Simulator) -> Study:

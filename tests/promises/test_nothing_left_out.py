@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Load, answer
+from helpers import Load, answer, outage
 from server import Simulator
 
 FORGETFUL = """
@@ -77,9 +77,10 @@ def test_a_function_that_forgets_raise_for_status_is_tried_again_like_any_other(
 def test_a_function_that_forgets_raise_for_status_gets_the_rows_once_the_platform_answers(
     platform: Simulator, forgetful: Any
 ) -> None:
-    platform.control(answer={"echo": ROWS}, outage=0.3)
+    platform.control(answer={"echo": ROWS})
     forgetful.ERROR_MAX_RETRY = 1000
-    assert forgetful.rows() == [1, 2, 3]
+    with outage(platform):
+        assert forgetful.rows() == [1, 2, 3]
 
 
 def test_a_function_that_forgets_raise_for_status_has_its_token_renewed(platform: Simulator, forgetful: Any) -> None:

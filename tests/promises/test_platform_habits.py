@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Load, answer, run_script
+from helpers import Load, answer, outage, run_script
 from server import Simulator
 
 Script = Callable[..., Path]
@@ -131,11 +131,10 @@ def test_an_empty_answer_for_all_of_an_outage_loses_no_call(
     platform: Simulator, logged_in: Load, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)
-    platform.control(outage_kind="empty", outage=0.5)
-    template = logged_in(platform, ERROR_MAX_RETRY=1000, MAX_WAIT_BEFORE_RETRY=0.2)
-    platform.control(outage=0.5)
-    assert dict(template.run_parallel(template.echo, range(200))) == {number: number for number in range(200)}
-    assert platform.seen()["faults"]["outage"] > 1
+    with outage(platform, "empty"):
+        template = logged_in(platform, ERROR_MAX_RETRY=1000, MAX_WAIT_BEFORE_RETRY=0.2)
+    with outage(platform, "empty"):
+        assert dict(template.run_parallel(template.echo, range(200))) == {number: number for number in range(200)}
 
 
 def test_a_creation_with_an_empty_answer_is_not_repeated(platform: Simulator, logged_in: Load) -> None:
