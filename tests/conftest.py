@@ -9,12 +9,12 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import OWN_CALLS, OWN_IMPORTS, TEMPLATE, TODO_BLOCK, Load, Start, imported, release, study_of
+from helpers import OWN_CALLS, OWN_IMPORTS, TEMPLATE, TODO_BLOCK, Load, Script, Start, imported, release, study_of
 from server import Simulator
 from study import Study
 
@@ -109,7 +109,7 @@ def logged_in(load: Load, monkeypatch: pytest.MonkeyPatch) -> Load:
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> Callable[..., Path]:
+def script(tmp_path: Path) -> Script:
     """Make a copy of the template as a user would: `script("print(1)", edits={"old": "new"}, name="my_script.py")`.
 
     Constants go by keyword: `script("print(1)", MAX_THREADS=60)`. The copy has what `OWN_IMPORTS` imports.

@@ -76,6 +76,7 @@ def create(key):
 
 Start = Callable[..., Simulator]
 Load = Callable[..., Any]
+Script = Callable[..., Path]
 
 
 def imported(path: Path) -> ModuleType:

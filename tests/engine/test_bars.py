@@ -5,13 +5,23 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import tqdm
-from helpers import OWN_CALLS, WATCHDOG, Load, answer, environment_for, needs_posix, run_script, shell, wait_until
+from helpers import (
+    OWN_CALLS,
+    WATCHDOG,
+    Load,
+    Script,
+    answer,
+    environment_for,
+    needs_posix,
+    run_script,
+    shell,
+    wait_until,
+)
 from server import Simulator
 
 if sys.platform != "win32":
@@ -20,7 +30,6 @@ if sys.platform != "win32":
 
 on_posix = needs_posix(reason="pseudo-terminals are POSIX")
 
-Script = Callable[..., Path]
 CTRL_C = "\x03"
 CONTROL_CODE = re.compile(r"[\x00-\x09\x0b-\x1f]")
 

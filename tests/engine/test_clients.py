@@ -13,10 +13,8 @@ from typing import Any
 import httpx
 import pytest
 import trustme
-from helpers import Load, Start, answer, run_script, wait_until
+from helpers import Load, Script, Start, answer, run_script, wait_until
 from server import Simulator
-
-Script = Callable[..., Path]
 
 THREADS, ROUNDS = 60, 20
 

@@ -12,10 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers import Load, Start, needs_posix, ran, run_script
+from helpers import Load, Script, Start, needs_posix, ran, run_script
 from server import Simulator
-
-Script = Callable[..., Path]
 
 ADDRESS = "http://127.0.0.1:9"  # nothing is sent there
 UNENCRYPTED = "would send password and tokens unencrypted: use https://"

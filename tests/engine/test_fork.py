@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from helpers import OWN_CALLS, run_script
+from helpers import OWN_CALLS, Script, run_script
 from server import Simulator
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is POSIX")
 
-Script = Callable[..., Path]
 
 EXPIRE = 'get_httpx_client().post(os.environ["EB_RC_URL"][:-3] + "/_sandbox/control", json={"expire": "RC"})\n'
 

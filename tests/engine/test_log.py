@@ -19,6 +19,7 @@ from helpers import (
     TEMPLATE,
     WATCHDOG,
     Load,
+    Script,
     answer,
     environment_for,
     line_of,
@@ -31,7 +32,6 @@ from helpers import (
 )
 from server import Simulator
 
-Script = Callable[..., Path]
 GUARD = "\n\nif __name__ =="
 FORGERY = "innocent\r\n2026-01-01 00:00:00,000 CRITICAL MainThread   forged\x1b[2J\x85\u2028forged"
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ +\S+ +\S.*|    .*")

@@ -6,15 +6,13 @@ import dis
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
 
 import pytest
-from helpers import TEMPLATE, Start, log_of, needs_posix, run_script
+from helpers import TEMPLATE, Script, Start, log_of, needs_posix, run_script
 from server import Simulator
-
-Script = Callable[..., Path]
 
 # What a script may use of the engine.
 FOR_SCRIPTS = """
@@ -218,7 +216,7 @@ def work(eb):
 
 
 @pytest.fixture
-def small(script: Script, tmp_path: Path) -> Callable[..., Path]:
+def small(script: Script, tmp_path: Path) -> Script:
     """A script that fetches something, and then fails: `small(edits={...})`."""
     (tmp_path / "author.py").write_text(SMALL_WORK, encoding="utf-8")
     return lambda **options: script(TODO, **options)
@@ -250,7 +248,7 @@ NEEDED, FREE = {"login", "run", "tokens"}, {"tqdm", "logger", "as_completed", "d
 
 @pytest.mark.parametrize("name", sorted({*PUBLIC, *FREE} - {"api_call_with_retry"}))  # without it the import fails
 def test_a_name_that_a_script_replaces_is_refused_with_what_to_do_or_changes_no_result(
-    platform: Simulator, small: Callable[..., Path], name: str
+    platform: Simulator, small: Script, name: str
 ) -> None:
     code = "tokens = {}" if name == "tokens" else SILENT.format(name=name)
     done = run_script(small(edits=inserted("EDIT 2", code)), platform)
@@ -265,7 +263,7 @@ def test_a_name_that_a_script_replaces_is_refused_with_what_to_do_or_changes_no_
 @pytest.mark.parametrize("name", ["_children", "_flush", "_json", "_LOGIN", "_now", "_stop"])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_name_of_the_engine_with_an_underscore_is_refused_wherever_a_script_sets_it(
-    platform: Simulator, small: Callable[..., Path], place: str, name: str
+    platform: Simulator, small: Script, place: str, name: str
 ) -> None:
     done = run_script(small(edits=inserted(place, SILENT.format(name=name))), platform)
     assert is_refusal(done, platform, name), done.stderr
@@ -273,15 +271,13 @@ def test_a_name_of_the_engine_with_an_underscore_is_refused_wherever_a_script_se
 
 @pytest.mark.parametrize("name", sorted({*PUBLIC} - {"tqdm", "logger"}))
 def test_a_name_that_a_script_sets_before_the_engine_and_the_engine_sets_again_is_refused(
-    platform: Simulator, small: Callable[..., Path], name: str
+    platform: Simulator, small: Script, name: str
 ) -> None:
     done = run_script(small(edits=inserted("EDIT 1", SILENT.format(name=name))), platform)
     assert is_refusal(done, platform, name), done.stderr
 
 
-def test_names_with_an_underscore_of_its_own_are_a_scripts_to_change(
-    platform: Simulator, small: Callable[..., Path]
-) -> None:
+def test_names_with_an_underscore_of_its_own_are_a_scripts_to_change(platform: Simulator, small: Script) -> None:
     path = small(edits={**inserted("EDIT 1", "_mine = 1"), **inserted("EDIT 2", "_mine = _theirs = 2")})
     assert_as_ever(run_script(path, platform))
 
@@ -316,7 +312,7 @@ VALUES = {"a number": "10", "a function": "lambda *arguments, **options: None"}
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 def test_names_of_python_that_a_script_sets_are_refused_or_change_no_result(
-    platform: Simulator, small: Callable[..., Path], value: str
+    platform: Simulator, small: Script, value: str
 ) -> None:
     left = set(ORDINARY.split()) - USED_BY_FUNCTIONS
     for _ in ORDINARY.split():
@@ -334,7 +330,7 @@ def test_names_of_python_that_a_script_sets_are_refused_or_change_no_result(
 
 @pytest.mark.parametrize("name", ["bytes", "dict", "id", "list", "max", "print", "str", "type"])
 def test_no_name_of_python_that_a_script_sets_before_the_engine_lets_a_run_hang_or_come_to_another_result(
-    platform: Simulator, small: Callable[..., Path], name: str
+    platform: Simulator, small: Script, name: str
 ) -> None:
     done = run_script(small(edits=inserted("EDIT 1", f"{name} = 10")), platform)
     assert done.returncode in (1, 2), done.stderr
@@ -342,7 +338,7 @@ def test_no_name_of_python_that_a_script_sets_before_the_engine_lets_a_run_hang_
 
 
 def test_what_a_script_imports_under_the_very_name_that_python_has_for_it_is_allowed(
-    platform: Simulator, small: Callable[..., Path]
+    platform: Simulator, small: Script
 ) -> None:
     same = "from builtins import TimeoutError, open, print"
     done = run_script(small(edits=inserted("EDIT 2", same)), platform)

@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import WATCHDOG, Load, run_script, wait_until
+from helpers import WATCHDOG, Load, Script, run_script, wait_until
 from hypothesis import HealthCheck, Phase, example, given, settings, strategies as st
 from server import Simulator
 
@@ -400,9 +399,7 @@ def test_what_a_failed_task_worked_on_goes_with_its_future(template: Any, name: 
         gc.enable()
 
 
-def test_a_with_whose_tasks_were_stopped_does_not_end_as_if_they_were_done(
-    script: Callable[..., Path], platform: Simulator
-) -> None:
+def test_a_with_whose_tasks_were_stopped_does_not_end_as_if_they_were_done(script: Script, platform: Simulator) -> None:
     todo = """
     control = os.environ["EB_RC_URL"].replace("/rc", "/_sandbox/control")
     get_httpx_client().post(control, json={"restart": True, "password": "another"})
@@ -417,7 +414,7 @@ def test_a_with_whose_tasks_were_stopped_does_not_end_as_if_they_were_done(
 
 @pytest.mark.parametrize("argument", ["", "0", "'no such centre'"])
 def test_a_task_that_calls_sys_exit_fails_and_cannot_end_the_run_as_if_it_were_done(
-    script: Callable[..., Path], platform: Simulator, argument: str
+    script: Script, platform: Simulator, argument: str
 ) -> None:
     todo = f"""
     for number, _ in run_parallel(lambda number: number == 50 and sys.exit({argument}), range(100)):
@@ -428,9 +425,7 @@ def test_a_task_that_calls_sys_exit_fails_and_cannot_end_the_run_as_if_it_were_d
     assert "failed: a task has called sys.exit(); only main() can" in done.stderr
 
 
-def test_what_was_submitted_before_sys_exit_without_an_error_is_still_done(
-    script: Callable[..., Path], platform: Simulator
-) -> None:
+def test_what_was_submitted_before_sys_exit_without_an_error_is_still_done(script: Script, platform: Simulator) -> None:
     todo = """
     for number in range(200):
         main_thread_pool.submit(sys.stdout.write, f"{number}\\n")

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from console import Console
-from helpers import WATCHDOG, environment_for, finished_in, log_of, needs_posix, run_script, wait_until
+from helpers import WATCHDOG, Script, environment_for, finished_in, log_of, needs_posix, run_script, wait_until
 from server import Simulator
 
 if sys.platform != "win32":
     import pexpect
 
-
-Script = Callable[..., Path]
 
 ENTER, CTRL_C, CTRL_D = "\r", "\x03", "\x04"
 DEFAULT_USER = "ziwig-invest2@yopmail.com"

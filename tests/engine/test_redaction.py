@@ -10,16 +10,12 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 import pytest
 from faults import KINDS
-from helpers import OWN_CALLS, Load, line_of, log_of, run_script, said
+from helpers import OWN_CALLS, Load, Script, line_of, log_of, run_script, said
 from server import Simulator
-
-Script = Callable[..., Path]
 
 DEBUG = 10
 PASSWORD = "Zü-\\-\"quoted\"-'twice'-%s-{x}"

@@ -13,6 +13,7 @@ import pytest
 from helpers import (
     WATCHDOG,
     Load,
+    Script,
     Start,
     all_inclusions,
     environment_for,
@@ -25,8 +26,6 @@ from helpers import (
     study_of,
 )
 from server import Simulator
-
-Script = Callable[..., Path]
 
 WATCHED_IMPORT = """
 import sys, threading

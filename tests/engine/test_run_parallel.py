@@ -9,12 +9,11 @@ import re
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helpers import WATCHDOG, Load, run_script, wait_until
+from helpers import WATCHDOG, Load, Script, run_script, wait_until
 from server import Simulator
 
 
@@ -79,7 +78,7 @@ def test_few_items_are_in_flight_however_slowly_the_results_are_taken(template: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="weighs the process as Linux tells it")
-def test_200_000_items_take_no_more_memory_than_a_thousand(platform: Simulator, script: Callable[..., Path]) -> None:
+def test_200_000_items_take_no_more_memory_than_a_thousand(platform: Simulator, script: Script) -> None:
     path = script(
         """
         import resource
@@ -269,9 +268,7 @@ def test_two_threads_can_run_it_at_once(template: Any) -> None:
     ],
     ids=["thrown away", "kept", "never begun"],
 )
-def test_one_that_nobody_loops_over_says_so_and_how_to(
-    platform: Simulator, script: Callable[..., Path], todo: str
-) -> None:
+def test_one_that_nobody_loops_over_says_so_and_how_to(platform: Simulator, script: Script, todo: str) -> None:
     path = script(todo)
     done = run_script(path, platform)
     assert done.stdout == ""
@@ -280,7 +277,7 @@ def test_one_that_nobody_loops_over_says_so_and_how_to(
     assert words in path.with_suffix(".log").read_text(encoding="utf-8")
 
 
-def test_one_that_was_looped_over_or_begun_says_nothing(platform: Simulator, script: Callable[..., Path]) -> None:
+def test_one_that_was_looped_over_or_begun_says_nothing(platform: Simulator, script: Script) -> None:
     todo = "next(run_parallel(abs, [1]))\nlist(run_parallel(abs, []))\nfor _ in run_parallel(abs, [1, 2]):\n    break"
     done = run_script(script(todo), platform)
     assert len(done.stderr.splitlines()) == 1, done.stderr

@@ -14,11 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers import OWN_CALLS, Load, Start, answer, needs_posix, outage, run_script, summary_of, wait_until
+from helpers import OWN_CALLS, Load, Script, Start, answer, needs_posix, outage, run_script, summary_of, wait_until
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from server import Simulator
-
-Script = Callable[..., Path]
 
 SIXTY = {"EB_THREADS": "60"}
 LOGGED_IN_ONCE = {"accepted": 1, "refused": 0}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Load, answer, environment_for, needs_posix, summary_of, wait_until
+from helpers import Load, Script, answer, environment_for, needs_posix, summary_of, wait_until
 from server import Simulator
 
 sent_by_kill = needs_posix(reason="Windows has no kill(); a twin raises the signal from within")
@@ -29,7 +29,6 @@ IN_TIME = 40  # seconds; a process that goes on with what it was doing takes 60
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 if sys.platform != "win32":
     EXIT_CODES[signal.SIGHUP] = 129
-Script = Callable[..., Path]
 
 
 @dataclass

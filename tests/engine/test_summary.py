@@ -5,16 +5,27 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
-from helpers import OWN_CALLS, SUMMARY, Load, Start, answer, line_of, log_of, ran, run_script, summary_of, wait_until
+from helpers import (
+    OWN_CALLS,
+    SUMMARY,
+    Load,
+    Script,
+    Start,
+    answer,
+    line_of,
+    log_of,
+    ran,
+    run_script,
+    summary_of,
+    wait_until,
+)
 from server import Simulator
 
-Script = Callable[..., Path]
 ENDPOINTS = {
     "echo": "echo",
     "create": "create",

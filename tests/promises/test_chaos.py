@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 
 from faults import KINDS
-from helpers import OWN_CALLS, Start, run_script, wait_until
-
-Script = Callable[..., Path]
+from helpers import OWN_CALLS, Script, Start, run_script, wait_until
 
 ITEMS, THREADS = 4_000, 60
 OUTAGE = 6  # seconds

@@ -9,7 +9,6 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from dialects import DIALECTS
 from helpers import (
     TEMPLATE,
     WATCHDOG,
+    Script,
     Start,
     all_inclusions,
     base_python,
@@ -31,8 +31,6 @@ from helpers import (
 from next_httpx import moved
 from platform_check.judgements import KINDS
 from server import Simulator
-
-Script = Callable[..., Path]
 
 CHECK = TEMPLATE.parent / "tests" / "check_platform.py"
 HINT = "python3 tests/check_platform.py"

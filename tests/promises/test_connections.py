@@ -8,16 +8,13 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from helpers import OWN_CALLS, Load, Start, answer, run_script, wait_until
+from helpers import OWN_CALLS, Load, Script, Start, answer, run_script, wait_until
 from server import Simulator
 from sockets import Silent
-
-Script = Callable[..., Path]
 
 SOON = 20  # seconds; the platform itself keeps idle connections for 75
 IDLE = {"_IDLE_SECONDS": 0.5}

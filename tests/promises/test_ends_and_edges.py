@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import textwrap
 import threading
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from helpers import OWN_CALLS, Load, answer, log_of, run_script, summary_of
+from helpers import OWN_CALLS, Load, Script, answer, log_of, run_script, summary_of
 from server import Simulator
-
-Script = Callable[..., Path]
 
 
 def test_subtasks_that_outlive_main_are_waited_for_and_their_failures_told(platform: Simulator, script: Script) -> None:

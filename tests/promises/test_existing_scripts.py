@@ -7,17 +7,13 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Callable
-from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
-from helpers import TEMPLATE, a_tube, environment_for, finished_in, log_of, run_script
+from helpers import TEMPLATE, Script, a_tube, environment_for, finished_in, log_of, run_script
 from server import Simulator
 from study import Study
-
-Script = Callable[..., Path]
 
 DECORATED_GET = """
     @api_call_with_retry("RC")

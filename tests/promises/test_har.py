@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 from dialects import DIALECTS
-from helpers import TEMPLATE, Start
+from helpers import TEMPLATE, Script, Start
 from server import Simulator
 from test_check_platform import NOTHING_TO_CHANGE, STUDY, assert_study_runs, checked
-
-Script = Callable[..., Path]
 
 RECORDINGS = sorted(TEMPLATE.parent.glob("tests/recording/har/*.har.gz"))
 PLAIN = "as-assumed"

@@ -9,15 +9,13 @@ import re
 import string
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import WATCHDOG, answer, log_of, needs_posix, run_script, said
+from helpers import WATCHDOG, Script, answer, log_of, needs_posix, run_script, said
 from server import Simulator
-
-Script = Callable[..., Path]
 
 posix = needs_posix(reason="Windows has no file modes, no pipes with a name, no /dev")
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from helpers import Load, log_of, run_script, summary_of
+from helpers import Load, Script, log_of, run_script, summary_of
 from server import Simulator
-
-Script = Callable[..., Path]
 
 HOLD = 0.2  # seconds that a call takes: main() is over long before
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import uv
-from helpers import WATCHDOG, base_python, environment_for, needs_posix
+from helpers import WATCHDOG, Script, base_python, environment_for, needs_posix
 from packaging.requirements import Requirement
 from packaging.version import Version
 from readme_and_spec import README, TOP, code
@@ -33,9 +32,7 @@ with tqdm(total=10, desc="By hand", bar_format=custom_bar_format, position=get_t
 
 @needs_posix(reason="needs a terminal that a test can read")
 @pytest.mark.parametrize("resolution", ["highest", "lowest-direct"])
-def test_a_copy_runs_by_uv_alone(
-    resolution: str, platform: Simulator, script: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_copy_runs_by_uv_alone(resolution: str, platform: Simulator, script: Script, tmp_path: Path) -> None:
     import pexpect
 
     assert COMMAND in code(README)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from json import JSONDecodeError
-from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Load, answer, outage, run_script
+from helpers import Load, Script, answer, outage, run_script
 from server import Simulator
-
-Script = Callable[..., Path]
 
 # ----------------------------------------------------------------------------------- Tokens that are not known at first
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Load, run_script
+from helpers import Load, Script, run_script
 from server import Simulator
 from sockets import Answering, unused_port
-
-Script = Callable[..., Path]
 
 WHO = {"EB_USER_NAME": "someone", "EB_PASSWORD": "Xq7-simulated-Zw3", "EB_THREADS": "2"}
 BEHIND_PROXY = {f"EB_{service}_URL": f"https://{service.lower()}.hospital.test" for service in ("IAM", "RC", "GDD")}

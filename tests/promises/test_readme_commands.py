@@ -17,6 +17,7 @@ import trustme
 from helpers import (
     TEMPLATE,
     WATCHDOG,
+    Script,
     Start,
     all_inclusions,
     answer,
@@ -33,8 +34,6 @@ from helpers import (
 from readme_and_spec import README, README_FILE, RECIPES, SPECIFICATION_FILE, TOP, block, blocks, code, table
 from server import Simulator
 from study import Study
-
-Script = Callable[..., Path]
 
 CHECK_SCRIPT = TOP / "tests" / "check_platform.py"
 

@@ -9,19 +9,29 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import TEMPLATE, WATCHDOG, Start, answer, environment_for, log_of, patients_of, study_of, wait_until
+from helpers import (
+    TEMPLATE,
+    WATCHDOG,
+    Script,
+    Start,
+    answer,
+    environment_for,
+    log_of,
+    patients_of,
+    study_of,
+    wait_until,
+)
 from readme_and_spec import RECIPES
 from server import Simulator
 from study import Study
 
-Script = Callable[..., Path]
 BATCH = "batch"  # the folder of the tests, whatever the day
 
 

@@ -14,15 +14,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from helpers import WATCHDOG, Start, environment_for, git, needs_posix, patients_of, python, shell
+from helpers import WATCHDOG, Script, Start, environment_for, git, needs_posix, patients_of, python, shell
 from next_httpx import moved
 from readme_and_spec import TOP, blocks
 from sandbox import assignments
 from script_source import read
 from server import Simulator
 from study import Study
-
-Script = Callable[..., Path]
 
 posix = needs_posix(reason="signals sent by kill(), and commands for a POSIX shell")
 
@@ -55,7 +53,7 @@ def names_in(folder: Path) -> set[str]:
 
 
 @pytest.fixture
-def with_lab(script: Script) -> Callable[..., Path]:
+def with_lab(script: Script) -> Script:
     """A script with a service of its own: `with_lab("print(1)", address="'https://lab.hospital.test'")`."""
 
     def make(todo: str, address: str = 'os.environ.get("EB_LAB_URL") or "https://lab.endobest.example"') -> Path:

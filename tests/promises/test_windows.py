@@ -14,10 +14,8 @@ from typing import Any
 
 import pytest
 from console import Console
-from helpers import WATCHDOG, Start, environment_for, log_of, run_script, wait_until
+from helpers import WATCHDOG, Script, Start, environment_for, log_of, run_script, wait_until
 from server import Simulator
-
-Script = Callable[..., Path]
 
 IN_TIME = 40  # seconds; a process that goes on with what it was doing takes 60
 on_windows = pytest.mark.skipif(sys.platform != "win32", reason="a console of Windows, or its locks of open files")

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import trustme
 from helpers import (
     WATCHDOG,
+    Script,
     Start,
     answer,
     environment_for,
@@ -31,7 +31,6 @@ from server import Simulator
 if sys.platform != "win32":
     import pexpect
 
-Script = Callable[..., Path]
 
 on_posix = needs_posix(reason="pseudo-terminals are POSIX")
 FIRST_FUNCTION = '\n@api_call_with_retry("RC")\ndef get_all_organizations'
