@@ -10,6 +10,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,22 @@ def signals_are_heard() -> None:
     for number in {signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)}:
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+@pytest.fixture
+def certified(simulator: Start, tmp_path: Path) -> Start:
+    """Start a platform with a certificate for a host: `certified("127.0.0.1", days=9)`; ca.pem is its authority's."""
+    import trustme  # needs the package cryptography, which some Windows lack
+
+    authority = trustme.CA(organization_name="Hospital")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+
+    def start(host: str = "127.0.0.1", days: int = 90) -> Simulator:
+        end = datetime.now(timezone.utc) + timedelta(days=days, hours=1)
+        authority.issue_cert(host, not_after=end).private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")
+        return simulator("--certfile", str(tmp_path / "own.pem"))
+
+    return start
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-import trustme
 from helpers import Load, Script, Start, answer, run_script, wait_until
 from server import Simulator
 
@@ -20,29 +19,18 @@ THREADS, ROUNDS = 60, 20
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> trustme.CA:
-    """A certificate authority that nobody knows; its own certificate is in authority.pem."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    return authority
-
-
-@pytest.fixture
-def encrypted(authority: trustme.CA, simulator: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Simulator:
+def encrypted(certified: Start, monkeypatch: pytest.MonkeyPatch) -> Simulator:
     """A platform on https://, not trusted yet."""
-    certificate = authority.issue_cert("127.0.0.1")
-    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
-    certificate.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
-    return simulator("--certfile", str(tmp_path / "certificate.pem"), "--keyfile", str(tmp_path / "key.pem"))
+    return certified()
 
 
 def test_a_script_trusts_the_authority_that_ssl_cert_file_names(
     encrypted: Simulator, script: Script, tmp_path: Path
 ) -> None:
     path = script("print(len(get_all_organizations()))")
-    finished = run_script(path, encrypted, SSL_CERT_FILE=str(tmp_path / "authority.pem"))
+    finished = run_script(path, encrypted, SSL_CERT_FILE=str(tmp_path / "ca.pem"))
     assert (finished.returncode, finished.stdout) == (0, "5\n")
 
 
@@ -58,7 +46,7 @@ def test_an_untrusted_certificate_is_refused_at_once_with_a_hint(encrypted: Simu
 def test_an_untrusted_certificate_in_mid_run_is_not_retried(
     encrypted: Simulator, load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     module = load(encrypted, WAIT_BEFORE_RETRY=0.01)
     module.login()
     attempts: list[httpx.Client] = []
@@ -92,7 +80,7 @@ def test_a_certificate_that_the_system_refuses_in_words_of_its_own_is_refused_at
 def test_60_threads_connect_at_once_20_times_without_a_handshake_error(
     encrypted: Simulator, load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     counts = counted_tls_set_up(monkeypatch)
     module = load(encrypted)
     start, outcomes = threading.Barrier(THREADS), Counter[str]()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-import socket
 import sys
-import threading
 import time
 import urllib.parse
 
@@ -16,6 +14,7 @@ import pytest
 from faults import KINDS
 from helpers import OWN_CALLS, Load, Script, line_of, log_of, run_script, said
 from server import Simulator
+from sockets import Answering
 
 DEBUG = 10
 PASSWORD = "Zü-\\-\"quoted\"-'twice'-%s-{x}"
@@ -282,19 +281,8 @@ BROKEN_ANSWERS = {
 @pytest.mark.parametrize("sent", BROKEN_ANSWERS.values(), ids=BROKEN_ANSWERS.keys())
 def test_of_an_answer_that_cannot_be_read_nothing_is_quoted(load: Load, sent: bytes) -> None:
     template = load(ERROR_MAX_RETRY=1)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(10_000)
-                connection.sendall(sent)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with pytest.raises(httpx.HTTPError) as broken:
-            template.get_httpx_client().get(f"http://127.0.0.1:{server.getsockname()[1]}").raise_for_status()
-        thread.join()
+    with Answering(sent) as server, pytest.raises(httpx.HTTPError) as broken:
+        template.get_httpx_client().get(f"http://127.0.0.1:{server.port}").raise_for_status()
     assert re.fullmatch(r"RemoteProtocolError: [\w :]+; host 127\.0\.0\.1|HTTP 302", template.describe(broken.value))
 
 

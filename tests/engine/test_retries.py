@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import re
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -18,6 +17,7 @@ from faults import KINDS
 from helpers import TEMPLATE, Load, answer, imported, untrusted, wait_until
 from hypothesis import given, settings, strategies as st
 from server import Simulator
+from sockets import unused_port
 
 template = imported(TEMPLATE)  # for the pure functions
 
@@ -358,18 +358,15 @@ def test_a_creation_that_was_turned_away_is_repeated(platform: Simulator, logged
 
 def test_a_creation_that_found_no_listener_is_repeated(platform: Simulator, logged_in: Load) -> None:
     module = logged_in(platform, ERROR_MAX_RETRY=ATTEMPTS)
-    attempts = []
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # bound, but not listening
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    attempts, address = list[str](), f"http://127.0.0.1:{unused_port()}"
 
-        @module.api_call_with_retry("RC", idempotent=False)
-        def create() -> None:
-            attempts.append(address)
-            module.get_httpx_client().post(address)
+    @module.api_call_with_retry("RC", idempotent=False)
+    def create() -> None:
+        attempts.append(address)
+        module.get_httpx_client().post(address)
 
-        with pytest.raises(httpx.ConnectError):
-            create()
+    with pytest.raises(httpx.ConnectError):
+        create()
     assert len(attempts) == ATTEMPTS
 
 

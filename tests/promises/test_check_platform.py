@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import stat
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from helpers import (
 from next_httpx import moved
 from platform_check.judgements import KINDS
 from server import Simulator
+from sockets import unused_port
 
 CHECK = TEMPLATE.parent / "tests" / "check_platform.py"
 HINT = "python3 tests/check_platform.py"
@@ -325,10 +325,7 @@ def test_what_is_no_copy_of_the_template_is_said_in_one_line(text: str, said: st
 
 
 def test_an_address_where_nobody_answers_is_named_with_the_variable(platform: Simulator, tmp_path: Path) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        code, output = checked(None, platform, tmp_path, EB_GDD_URL=url)
+    code, output = checked(None, platform, tmp_path, EB_GDD_URL=f"http://127.0.0.1:{unused_port()}")
     assert code == 1, output
     assert "connection refused or cut" in output
     assert "correct EB_GDD_URL, or the base_url" in output

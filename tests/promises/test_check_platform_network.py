@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import re
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from helpers import Start, answer, needs_posix
 from server import Simulator
+from sockets import Answering, unused_port
 from test_check_platform import checked, plain
 
 PAGE = b"<!doctype html><title>Log in</title>"
@@ -60,26 +55,6 @@ def test_a_proxy_whose_password_is_not_encoded_is_told_by_its_variable_without_a
     assert "geheim42" not in output
 
 
-@contextmanager
-def listening(reply: bytes) -> Iterator[int]:
-    """The port of a server that has one reply for every call."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    connection.recv(10_000)
-                    connection.sendall(reply)
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
-
-
 def behind(port: int) -> dict[str, str]:
     """The variables that lead to a platform behind a proxy on this machine."""
     proxy = f"http://jeanne:geheim42@127.0.0.1:{port}"
@@ -88,8 +63,8 @@ def behind(port: int) -> dict[str, str]:
 
 
 def test_a_proxy_that_refuses_is_told_with_its_status_and_its_variable(platform: Simulator, tmp_path: Path) -> None:
-    with listening(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as port:
-        code, output = checked(None, platform, tmp_path, **behind(port))
+    with Answering(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as proxy:
+        code, output = checked(None, platform, tmp_path, **behind(proxy.port))
     assert code == 1, output
     assert "IAM address: answers, certificate trusted the proxy refuses with HTTP 407" in plain(output)
     assert "outside the script correct HTTPS_PROXY: its address, user and password" in plain(output)
@@ -98,9 +73,7 @@ def test_a_proxy_that_refuses_is_told_with_its_status_and_its_variable(platform:
 
 
 def test_a_proxy_that_is_down_is_told_in_place_of_the_platform(platform: Simulator, tmp_path: Path) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        code, output = checked(None, platform, tmp_path, **behind(nobody.getsockname()[1]))
+    code, output = checked(None, platform, tmp_path, **behind(unused_port()))
     assert code == 1, output
     assert "the proxy: connection refused or cut" in plain(output)
     assert "correct HTTPS_PROXY" in output
@@ -126,16 +99,10 @@ def test_an_address_whose_port_speaks_no_tls_is_told_so(platform: Simulator, tmp
     ],
 )
 def test_a_certificate_is_judged_by_its_kind_its_issuer_and_its_days(
-    host: str, days: int, trusted: bool, words: str, simulator: Start, tmp_path: Path
+    host: str, days: int, trusted: bool, words: str, certified: Start, tmp_path: Path
 ) -> None:
-    authority = trustme.CA(organization_name="Hospital")
-    end = datetime.now(timezone.utc) + timedelta(days=days, hours=1)
-    certificate = authority.issue_cert(host, not_after=end).private_key_and_cert_chain_pem
-    certificate.write_to_path(tmp_path / "own.pem")
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    platform = simulator("--certfile", str(tmp_path / "own.pem"), "--keyfile", str(tmp_path / "own.pem"))
     trust = {"SSL_CERT_FILE": str(tmp_path / "ca.pem")} if trusted else {}
-    code, output = checked(None, platform, tmp_path, **trust)
+    code, output = checked(None, certified(host, days), tmp_path, **trust)
     assert code == 1, output
     assert words in plain(output)
     assert ("SSL_CERT_FILE" in output) is not trusted

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from helpers import (
     TEMPLATE,
     WATCHDOG,
@@ -244,11 +243,11 @@ SYMPTOMS: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
     [pytest.param(*row[:2], id=row[0]) for row in table("symptom | in the log or on the terminal | what to do")],
 )
 def test_each_symptom_shows_as_the_readme_says(
-    symptom: str, shown: str, platform: Simulator, simulator: Start, script: Script, tmp_path: Path
+    symptom: str, shown: str, platform: Simulator, certified: Start, script: Script
 ) -> None:
     behaviour, variables, todo = SYMPTOMS[symptom]
     platform.control(**behaviour)
-    address = untrusted(simulator, tmp_path).url if symptom == "company certificate" else platform.url
+    address = certified().url if symptom == "company certificate" else platform.url
     last = {
         "ERROR_MAX_RETRY": 20 if symptom == "performance" else 2,
         "API_TIMEOUT": 0.2 if symptom == "script hangs" else 60,
@@ -259,13 +258,6 @@ def test_each_symptom_shows_as_the_readme_says(
     assert code(shown)
     for text in code(shown):
         assert re.search(pattern(text, "number", "space"), output), f"{text!r} is not in {output}"
-
-
-def untrusted(simulator: Start, folder: Path) -> Simulator:
-    """A platform whose certificate comes from an authority that nobody knows."""
-    certificate = trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem
-    certificate.write_to_path(folder / "own.pem")
-    return simulator("--certfile", str(folder / "own.pem"), "--keyfile", str(folder / "own.pem"))
 
 
 def test_each_sample_of_the_readme_is_tried() -> None:

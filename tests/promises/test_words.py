@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -297,48 +296,26 @@ def test_a_refresh_token_that_is_refused_blames_no_credentials(platform: Simulat
 # --------------------------------------------------------------------------------------------- certificates, characters
 
 
-def certified(
-    folder: Path, simulator: Start, authority: trustme.CA, host: str = "127.0.0.1", **when: datetime
-) -> Simulator:
-    """A platform with a certificate; that of its authority is in authority.pem."""
-    certificate = authority.issue_cert(host, **when)
-    authority.cert_pem.write_to_path(folder / "authority.pem")
-    certificate.private_key_and_cert_chain_pem.write_to_path(folder / "own.pem")
-    return simulator("--certfile", str(folder / "own.pem"), "--keyfile", str(folder / "own.pem"))
-
-
-def refused_certificate(platform: Simulator, script: Script, **variables: str) -> str:
-    """The one line that is said of a platform whose certificate is not good enough."""
-    done = run_script(script("print('never here')", WAIT_BEFORE_RETRY=0.01, ERROR_MAX_RETRY=3), platform, **variables)
+@pytest.mark.parametrize(
+    ("host", "days", "trusted", "words"),
+    [
+        ("127.0.0.1", 90, False, "set SSL_CERT_FILE to"),
+        ("127.0.0.1", -1, True, r"\bexpired\b"),
+        ("elsewhere.hospital.test", 90, True, "mismatch"),
+    ],
+)
+def test_a_certificate_that_is_refused_is_told_by_its_reason_and_the_variable_if_that_is_the_answer(
+    host: str, days: int, trusted: bool, words: str, certified: Start, script: Script, tmp_path: Path
+) -> None:
+    platform, another = certified(host, days), tmp_path / "another.pem"
+    trustme.CA().cert_pem.write_to_path(another)
+    path = script("print('never here')", WAIT_BEFORE_RETRY=0.01, ERROR_MAX_RETRY=3)
+    done = run_script(path, platform, SSL_CERT_FILE=str(tmp_path / "ca.pem" if trusted else another))
     assert (done.returncode, done.stdout) == (1, "")
     [line] = done.stderr.splitlines()
     assert line.startswith("my_script: IAM login: ")
-    return line
-
-
-def test_an_unknown_authority_is_answered_by_the_variable_that_names_it(
-    simulator: Start, script: Script, tmp_path: Path
-) -> None:
-    platform = certified(tmp_path, simulator, trustme.CA())
-    trustme.CA().cert_pem.write_to_path(tmp_path / "another.pem")
-    assert "SSL_CERT_FILE" in refused_certificate(platform, script, SSL_CERT_FILE=str(tmp_path / "another.pem"))
-
-
-def test_an_expired_certificate_is_called_expired(simulator: Start, script: Script, tmp_path: Path) -> None:
-    yesterday = datetime.now(timezone.utc) - timedelta(days=1)
-    platform = certified(
-        tmp_path, simulator, trustme.CA(), not_before=yesterday - timedelta(days=9), not_after=yesterday
-    )
-    line = refused_certificate(platform, script, SSL_CERT_FILE=str(tmp_path / "authority.pem"))
-    assert re.search(r"\bexpired\b", line)
-    assert "set SSL_CERT_FILE" not in line
-
-
-def test_a_certificate_of_another_host_is_called_that(simulator: Start, script: Script, tmp_path: Path) -> None:
-    platform = certified(tmp_path, simulator, trustme.CA(), "elsewhere.hospital.test")
-    line = refused_certificate(platform, script, SSL_CERT_FILE=str(tmp_path / "authority.pem"))
-    assert "mismatch" in line
-    assert "set SSL_CERT_FILE" not in line
+    assert re.search(words, line)
+    assert ("set SSL_CERT_FILE" in line) is not trusted
 
 
 def test_a_body_in_other_characters_than_utf_8_is_told_and_not_asked_for_again(

@@ -50,8 +50,7 @@ def add_options(parser: argparse.ArgumentParser, latency: float = 0.0) -> None:
     add("--dialect", **_several("NAME", str), choices=DIALECTS, help=f"what is unlike the assumed platform. {spoken}")
     add("--user", default="investigatrice@sandbox.example", metavar="NAME", help="who may log in (%(default)s)")
     add("--password", default="Xq7-simulated-Zw3", help="with which password (%(default)s)")
-    add("--certfile", metavar="FILE", help="serve https with this certificate")
-    add("--keyfile", metavar="FILE", help="the key of --certfile")
+    add("--certfile", metavar="FILE", help="serve https with this certificate and its key")
 
 
 def answer_from(text: str) -> tuple[str, bytes]:

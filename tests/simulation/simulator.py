@@ -192,7 +192,6 @@ def main() -> None:
         date_header=False,  # a call sets its own
         timeout_keep_alive=KEEP_ALIVE,
         ssl_certfile=options.certfile,
-        ssl_keyfile=options.keyfile,
     )
     config.load()
     # asyncio sets TCP_NODELAY where the protocol is spelled out; without it answers wait 40 ms for an ACK now and then.
