@@ -141,25 +141,48 @@ def test_what_a_call_raises_ends_the_run_with_one_line_and_a_traceback_in_the_lo
     assert "patient-4711" not in log
 
 
-@pytest.mark.parametrize(
-    "todo",
-    [
-        "{}['x']  # here",
-        "json.loads('{')  # here",
-        "tqdm(range(3), no_such_option=True)  # here",
-        "def task(item):\n    return {}[item]  # here\n\nlist(run_parallel(task, 'abc'))",
-        "def task(item):\n    return {}[item]  # here\n\nmain_thread_pool.submit(task, 1).result()",
-        "try:\n    get_statistics('unknown')\nexcept httpx.HTTPStatusError:\n    raise LookupError  # here",
-    ],
-    ids=["itself", "a library", "the engine", "a task of run_parallel", "a task of a pool", "after a call"],
-)
-def test_the_closing_line_names_the_last_line_of_the_script_on_the_way_to_an_unforeseen_error(
+BY_HAND = """
+with tqdm(total=1, bar_format=custom_bar_format) as pbar:
+    with main_thread_pool as executor:
+        for future in as_completed([executor.submit(get_statistics, "nowhere")]):
+            try:
+                future.result()  # here
+            except Exception as error:
+                logging.critical("stopped: %s", error, exc_info=True)
+                executor.shutdown(wait=False, cancel_futures=True)
+                raise
+"""
+RAISED = r"(thread \S+ \(\S+\): )?\w+(: .*)?"
+AFTER_A_CALL = "try:\n    get_statistics('unknown')\nexcept httpx.HTTPStatusError:\n    raise LookupError  # here"
+FAILURES = {
+    "itself": "{}['x']  # here",
+    "a library": "json.loads('{')  # here",
+    "the engine": "tqdm(range(3), no_such_option=True)  # here",
+    "a task of run_parallel": "def task(item):\n    return {}[item]  # here\n\nlist(run_parallel(task, 'abc'))",
+    "a task of a pool": "def task(item):\n    return {}[item]  # here\n\nmain_thread_pool.submit(task, 1).result()",
+    "after a call": AFTER_A_CALL,
+    "logged by the script as well": BY_HAND,
+    "an id that is none": "get_request_by_tube([])  # here",
+    "in a function": "def helper():\n    return get_record_by_patient('')  # here\n\nhelper()",
+    "in a task": "def task(item):\n    return get_surveys(item)  # here\n\nlist(run_parallel(task, ['']))",
+    "a pool": "main_thread_pool.submit(get_statistics, '').result()  # here",
+    "a loop": "list(run_parallel(get_statistics, ['']))  # here",
+    "a call": "get_statistics('nowhere')  # here",
+    "a thread": "thread = threading.Thread(target=lambda: {}['x'])  # here\nthread.start()\nthread.join()",
+}
+
+
+@pytest.mark.parametrize("todo", FAILURES.values(), ids=FAILURES)
+def test_the_closing_line_names_the_last_line_of_the_script_on_the_way_and_the_log_has_one_traceback(
     script: Script, platform: Simulator, todo: str
 ) -> None:
     path = script(todo)
     done = run_script(path, platform)
     assert done.returncode == 1
-    assert re.search(rf"my_script: failed: \w+(: .*)? \(my_script\.py line {line_of(path)}\); \d calls", done.stderr)
+    hint = r"(; python3 tests/check_platform\.py [^;]+)?"
+    assert re.search(rf"failed: {RAISED} \(my_script\.py line {line_of(path)}\){hint}; \d calls", done.stderr)
+    tracebacks = 2 if todo == AFTER_A_CALL else 1  # with that of the call in it
+    assert log_of(path).count("Traceback (most recent call last)") == tracebacks
 
 
 def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: Path, platform: Simulator) -> None:

@@ -6,34 +6,34 @@ import base64
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import check_platform
 import pytest
 from helpers import TEMPLATE, Start, environment_for, needs_posix, shell
 from platform_check import har, shape
 from platform_check.observed import Observation
 from platform_check.script import read as read_script
 from test_check_platform import plain
-from test_har import PLAIN, RECORDINGS, WITHOUT_ADDRESSES as NOWHERE, changed, read, recorded, unpacked
+from test_har import PLAIN, WITHOUT_ADDRESSES as NOWHERE, changed, read, recorded, unpacked
 
 Entries = list[Any]
+Told = Callable[..., str]
 
 
 @pytest.fixture
-def copy_of_template(tmp_path: Path) -> Path:
-    """A copy, as a user makes it."""
-    return Path(shutil.copy(TEMPLATE, tmp_path / "my_script.py"))
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Told:
+    """What is said of a recording whose entries were changed, without the line breaks of the table: `told(change)`."""
+    monkeypatch.chdir(tmp_path)
 
+    def tell(change: Callable[[Entries], object], name: str = f"chromium-{PLAIN}") -> str:
+        assert check_platform.by_recording(changed(name, tmp_path, change), TEMPLATE, apply=False) == 1
+        return plain(capsys.readouterr().out)
 
-def told(folder: Path, change: Callable[[Entries], object], name: str = f"chromium-{PLAIN}") -> str:
-    """What is said of a recording whose entries were changed, without the line breaks of the table."""
-    code, output = read(folder, "--har", changed(name, folder, change))
-    assert code == 1, output
-    return plain(output)
+    return tell
 
 
 def of(entries: Entries, end: str) -> Entries:
@@ -95,24 +95,13 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     assert "HTTP 200, userId, access_token, refresh_token" in plain(read(tmp_path, "--har", path)[1])
 
 
-def test_what_is_no_call_of_the_platform_is_passed_over_and_counted(tmp_path: Path) -> None:
-    output = told(tmp_path, lambda entries: of(entries, "/search")[0]["response"]["content"].pop("text"))
+def test_what_is_no_call_of_the_platform_is_passed_over_and_counted(told: Told) -> None:
+    output = told(lambda entries: of(entries, "/search")[0]["response"]["content"].pop("text"))
     assert (
         "Passed over: preflights: 17; pages, scripts, pictures, fonts and the like: 3; calls of something else: 3; "
         "answers without JSON: 2; GraphQL: 1; answers from the cache: 1; calls that were aborted: 1; websockets: 1; "
         "answers whose body the file leaves out: 1"
     ) in output
-
-
-def test_no_token_password_or_patient_of_a_real_recording_is_told(tmp_path: Path) -> None:
-    for recording in RECORDINGS:
-        path = recorded(recording.name.removesuffix(".har.gz"), tmp_path)
-        text = path.read_text(encoding="utf-8")
-        _, output = read(tmp_path, "--har", path)
-        values = {*re.findall(r"eb-(?:access|refresh)-[\w-]+|EB[0-9]{6}-[0-9]+|[0-9a-f]{8}-[0-9a-f]{4}-[\w-]+", text)}
-        assert len(values) > 20
-        values |= {"Xq7-simulated-Zw3", "investigatrice@sandbox.example"}
-        assert [value for value in values if value in output] == []
 
 
 def test_a_reader_without_httpx_is_told_the_addresses_to_export_and_to_delete_the_file(tmp_path: Path) -> None:
@@ -125,12 +114,10 @@ def test_a_reader_without_httpx_is_told_the_addresses_to_export_and_to_delete_th
 
 
 @needs_posix(reason="the lines are those of a POSIX shell")
-def test_the_addresses_to_export_are_all_that_a_platform_as_assumed_needs(
-    simulator: Start, copy_of_template: Path
-) -> None:
-    platform, folder = simulator(), copy_of_template.parent
+def test_the_addresses_to_export_are_all_that_a_platform_as_assumed_needs(simulator: Start, copy: Path) -> None:
+    platform, folder = simulator(), copy.parent
     path = recorded(f"firefox-{PLAIN}", folder, platform)
-    _, output = read(folder, "--har", path, copy_of_template)
+    _, output = read(folder, "--har", path, copy)
     exports = [line for line in output.splitlines() if line.startswith("export ")]
     check = f"python3 {TEMPLATE.parent}/tests/check_platform.py --har session.har my_script.py"
     environment = environment_for(platform, **NOWHERE, EB_THREADS="3")
@@ -191,47 +178,7 @@ def test_another_way_to_write_the_same_gives_the_same_table(change: Callable[[En
     assert len(usual) > 30
 
 
-def test_a_browser_that_leaves_the_token_headers_out_shows_all_else(tmp_path: Path) -> None:
-    _, output = read(tmp_path, "--har", recorded("chromium-sanitized", tmp_path))
-    assert (
-        "not seen bearer header: Authorization: Bearer … not in the file: the browser left such headers out"
-        in plain(output)
-    )
-
-
 # What is told
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("chromium-token-names", "access_token is accessToken, userId is user_id"),
-        ("chromium-token-nested", "access_token is data.access_token"),
-        ("firefox-dead-token-302", "RC wrong token: 401 HTTP 302, sent to /login"),
-        ("chromium-dead-token-403", "RC wrong token: 401 HTTP 403"),
-        (
-            "chromium-dead-token-200",
-            "RC wrong token: 401 HTTP 200, an object with error: an error that looks like data",
-        ),
-        ("firefox-pages-from-0", "RC first page: number 1 number 0"),
-        ("chromium-pages-capped", "RC page size: as asked for, 1000 10 of 36 when 20 are asked for"),
-        ("chromium-total-of-page", "RC total: counts all pages 20 on a page of 20, where 36 or more inclusions exist"),
-        ("chromium-total-missing", "no total that is a number"),
-        ("chromium-list-wrapped", "the list is in items"),
-        ("chromium-refresh-kept", "the same refresh token"),
-        ("chromium-refresh-omitted", "no refresh token in the answer"),
-        ("chromium-clock-ahead", "platform 5 min ahead"),
-        ("chromium-rate-limit", "100 calls each 1 s by its headers; 20 + 40 threads"),
-        ("chromium-jwt", "a JWT that lives 5 min"),
-        ("chromium-moved", "RC organizations: method and path GET /api/v2/organizations"),
-        ("firefox-moved-all", "GDD request_by_tube: method and path GET /gdd/v2/laboratory/tubes/ID"),
-        ("chromium-moved-all", "RC config_token: the app_id of the script endobest-rc-front"),
-    ],
-)
-def test_a_dialect_is_told_from_its_recording(name: str, words: str, tmp_path: Path) -> None:
-    code, output = read(tmp_path, "--har", recorded(name, tmp_path))
-    assert code == 1, output
-    assert words in plain(output)
 
 
 @pytest.mark.parametrize(
@@ -245,93 +192,93 @@ def test_a_dialect_is_told_from_its_recording(name: str, words: str, tmp_path: P
         ("/refreshToken", "RC refresh_token not in the file: leave the page open until the session has to be renewed"),
     ],
 )
-def test_what_the_file_does_not_show_is_told_with_what_to_click(end: str, words: str, tmp_path: Path) -> None:
-    assert words in told(tmp_path, drop(end))
+def test_what_the_file_does_not_show_is_told_with_what_to_click(end: str, words: str, told: Told) -> None:
+    assert words in told(drop(end))
 
 
-def test_what_could_be_two_things_is_told_as_both(tmp_path: Path) -> None:
+def test_what_could_be_two_things_is_told_as_both(told: Told) -> None:
     def twice(entries: Entries) -> None:
         for entry in of(entries, "/v2/centres"):
             other = json.loads(json.dumps(entry))
             other["request"]["url"] = entry["request"]["url"].replace("/v2/centres", "/v2/places")
             entries.append(other)
 
-    output = told(tmp_path, twice, "chromium-moved-all")
+    output = told(twice, "chromium-moved-all")
     assert re.search(
         r"RC organizations: method and path could be GET http://\S+/v2/centres or GET http://\S+/places", output
     )
     assert "write the right path of organizations" in output
 
 
-def test_a_list_of_names_that_nothing_else_speaks_for_is_told_as_what_it_could_be(tmp_path: Path) -> None:
+def test_a_list_of_names_that_nothing_else_speaks_for_is_told_as_what_it_could_be(told: Told) -> None:
     def only_lists(entries: Entries) -> None:
         for entry in entries[:]:
             if "/v2/" in entry["request"]["url"] and not entry["request"]["url"].endswith(("/v2/centres", "sign-in")):
                 entries.remove(entry)
 
-    output = told(tmp_path, only_lists, "chromium-moved-all")
+    output = told(only_lists, "chromium-moved-all")
     assert re.search("RC organizations could be GET http://.*/roles.json", output)
     assert "not seen RC address" in output
 
 
-def test_a_list_with_ids_and_names_that_no_call_uses_is_not_taken_for_the_centres(tmp_path: Path) -> None:
-    output = told(tmp_path, lambda entries: None, "chromium-moved-all")
+def test_a_list_with_ids_and_names_that_no_call_uses_is_not_taken_for_the_centres(told: Told) -> None:
+    output = told(lambda entries: None, "chromium-moved-all")
     assert "/roles.json" in unpacked("chromium-moved-all")
     assert "RC organizations: method and path GET /rc/v2/centres" in output
 
 
-def test_a_part_of_a_path_that_is_a_value_of_a_patient_is_shown_as_id(tmp_path: Path) -> None:
+def test_a_part_of_a_path_that_is_a_value_of_a_patient_is_shown_as_id(told: Told) -> None:
     def by_name(entries: Entries) -> None:
         record = of(entries, "/v2/patients/record")[0]
         body = json.loads(record["response"]["content"]["text"])
         record["request"]["url"] = record["request"]["url"].replace("/record?", f"/{body['patient']['lastName']}?")
 
-    output = told(tmp_path, by_name, "chromium-moved-all")
+    output = told(by_name, "chromium-moved-all")
     assert "RC record_by_patient: method and path GET /rc/v2/patients/ID" in output
     assert "an id stands in the path of record_by_patient: write a function that puts it there" in output
 
 
-def test_another_name_of_an_id_is_told_and_written(copy_of_template: Path) -> None:
+def test_another_name_of_an_id_is_told_and_written(copy: Path) -> None:
     def rename(entries: Entries) -> None:
         for entry in entries:
             entry["request"]["url"] = entry["request"]["url"].replace("?patient=", "?subjectId=")
 
-    path = changed(f"chromium-{PLAIN}", copy_of_template.parent, rename)
-    code, output = read(copy_of_template.parent, "--har", path, "--apply", copy_of_template)
+    path = changed(f"chromium-{PLAIN}", copy.parent, rename)
+    code, output = read(copy.parent, "--har", path, "--apply", copy)
     assert code == 1, output
     assert "RC record_by_patient: the id is patient in the query subjectId in the query" in plain(output)
-    assert 'params={"subjectId": identifier(patient_id)}' in copy_of_template.read_text(encoding="utf-8")
+    assert 'params={"subjectId": identifier(patient_id)}' in copy.read_text(encoding="utf-8")
 
 
-def test_another_header_for_the_token_is_told(tmp_path: Path) -> None:
+def test_another_header_for_the_token_is_told(told: Told) -> None:
     def rename(entries: Entries) -> None:
         for entry in entries:
             for header in entry["request"]["headers"]:
                 header["name"] = header["name"].replace("Authorization", "X-Access-Token")
                 header["value"] = header["value"].removeprefix("Bearer ")
 
-    output = told(tmp_path, rename)
+    output = told(rename)
     assert "bearer header: Authorization: Bearer … x-access-token: …" in output
     assert "send the token in this header" in output
 
 
-def test_a_login_that_was_refused_is_told_and_a_later_one_is_taken(tmp_path: Path) -> None:
+def test_a_login_that_was_refused_is_told_and_a_later_one_is_taken(told: Told) -> None:
     def refused_first(entries: Entries) -> None:
         entry = json.loads(json.dumps(of(entries, "/login")[0]))
         entry["response"]["status"] = 401
         set_body(entry, {"message": "no"})
         entries.insert(0, entry)
 
-    assert "ok IAM login: 2xx with access_token and userId HTTP 200" in told(tmp_path, refused_first)
+    assert "ok IAM login: 2xx with access_token and userId HTTP 200" in told(refused_first)
 
 
-def test_a_login_that_was_only_refused_is_asked_for_again(tmp_path: Path) -> None:
+def test_a_login_that_was_only_refused_is_asked_for_again(told: Told) -> None:
     def refuse(entries: Entries) -> None:
         for entry in of(entries, "/login"):
             entry["response"]["status"] = 401
             set_body(entry, {"message": "no"})
 
-    output = told(tmp_path, refuse)
+    output = told(refuse)
     assert (
         "not seen IAM login not in the file: it was refused there (HTTP 401, an object with message); log out" in output
     )
@@ -358,25 +305,25 @@ def test_a_part_of_a_path_is_shown_if_it_is_a_word(part: str, shown: str) -> Non
     assert shape.shown_path(f"/api/{part}", hidden={part}) == "/api/ID"
 
 
-def test_a_service_on_two_addresses_is_told(tmp_path: Path) -> None:
+def test_a_service_on_two_addresses_is_told(told: Told) -> None:
     def elsewhere(entries: Entries) -> None:
         for entry in of(entries, "/v2/questionnaires"):
             entry["request"]["url"] = re.sub(r"http://[^/]+", "https://surveys.test", entry["request"]["url"])
 
-    output = told(tmp_path, elsewhere, "chromium-moved-all")
+    output = told(elsewhere, "chromium-moved-all")
     assert "RC surveys: method and path POST /rc/v2/questionnaires at https://surveys.test" in output
     assert "make a service of its own for surveys" in output
 
 
-def test_where_one_path_is_outside_of_the_others_each_is_written_from_the_host_on(copy_of_template: Path) -> None:
+def test_where_one_path_is_outside_of_the_others_each_is_written_from_the_host_on(copy: Path) -> None:
     def outside(entries: Entries) -> None:
         drop("/byPatient")(entries)
         for entry in entries:
             entry["request"]["url"] = entry["request"]["url"].replace("/rc/api/surveys/filter/", "/forms/")
 
-    path = changed(f"chromium-{PLAIN}", copy_of_template.parent, outside)
-    _, output = read(copy_of_template.parent, "--har", path, "--apply", copy_of_template)
-    services = read_script(copy_of_template).services
+    path = changed(f"chromium-{PLAIN}", copy.parent, outside)
+    _, output = read(copy.parent, "--har", path, "--apply", copy)
+    services = read_script(copy).services
     assert re.fullmatch(r"http://localhost:\d+", services["RC"]["base_url"])
     assert services["RC"]["endpoints"] == {
         "config_token": "/rc/api/auth/config-token",
@@ -390,19 +337,19 @@ def test_where_one_path_is_outside_of_the_others_each_is_written_from_the_host_o
     assert "not in the file: open a patient; others of RC begin with /rc" in plain(output)
 
 
-def test_a_login_by_another_protocol_is_not_taken_for_a_token_configuration(tmp_path: Path) -> None:
+def test_a_login_by_another_protocol_is_not_taken_for_a_token_configuration(told: Told) -> None:
     def by_code(entries: Entries) -> None:
         entry = json.loads(json.dumps(of(entries, "/login")[0]))
         entry["request"]["url"] = "https://sso.test/oauth/token"
         entry["request"]["postData"]["text"] = json.dumps({"grant_type": "authorization_code", "client_id": "web"})
         entries.insert(0, entry)
 
-    output = told(tmp_path, by_code)
+    output = told(by_code)
     assert "ok RC config_token: method and path POST /api/auth/config-token" in output
     assert "sso.test" not in output
 
 
-def test_two_services_that_nothing_tells_apart_are_told_as_both(tmp_path: Path) -> None:
+def test_two_services_that_nothing_tells_apart_are_told_as_both(told: Told) -> None:
     def alike(entries: Entries) -> None:
         for entry in entries:
             entry["request"]["url"] = re.sub(r"localhost:\d+/(iam|rc|gdd)", "gateway.test", entry["request"]["url"])
@@ -413,7 +360,7 @@ def test_two_services_that_nothing_tells_apart_are_told_as_both(tmp_path: Path) 
             if "/v2/" in entry["request"]["url"] and "/auth/" not in entry["request"]["url"]:
                 entries.remove(entry)
 
-    output = told(tmp_path, alike, "chromium-moved-all")
+    output = told(alike, "chromium-moved-all")
     assert "write the right path of config_token" in output
 
 
@@ -423,11 +370,11 @@ def test_apply_is_refused_for_the_template_itself(tmp_path: Path) -> None:
     assert "--apply changes a copy: name yours" in output
 
 
-def test_what_no_machine_can_change_is_listed(copy_of_template: Path) -> None:
+def test_what_no_machine_can_change_is_listed(copy: Path) -> None:
     def by_get(entries: Entries) -> None:
         for entry in of(entries, "/with-answers"):
             entry["request"]["method"] = "GET"
 
-    path = changed(f"chromium-{PLAIN}", copy_of_template.parent, by_get)
-    _, output = read(copy_of_template.parent, "--har", path, "--apply", copy_of_template)
+    path = changed(f"chromium-{PLAIN}", copy.parent, by_get)
+    _, output = read(copy.parent, "--har", path, "--apply", copy)
     assert re.search(r"Left to you:\n  my_script.py:\d+  call surveys by GET\n", output), output

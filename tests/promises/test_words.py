@@ -18,7 +18,6 @@ from helpers import (
     Start,
     answer,
     environment_for,
-    line_of,
     log_of,
     needs_posix,
     run_script,
@@ -385,56 +384,6 @@ def test_a_setting_that_can_be_seen_to_be_wrong_is_exit_code_2(
     assert (done.returncode, done.stdout) == (2, "")
     assert next(iter(variables)) in closing_line(done)
     assert sum(platform.seen()["requests"].values()) == 0
-
-
-# -------------------------------------------------------------------------------------------------- the line to look at
-
-CARELESS = {
-    "an id that is none": "get_request_by_tube([])  # here",
-    "an empty id": "get_statistics('')  # here",
-    "in a function": "def helper():\n    return get_record_by_patient('')  # here\n\nhelper()",
-    "in a task": "def task(item):\n    return get_surveys(item)  # here\n\nlist(run_parallel(task, ['']))",
-    "a pool": "main_thread_pool.submit(get_statistics, '').result()  # here",
-    "a loop": "list(run_parallel(get_statistics, ['']))  # here",
-}
-
-
-@pytest.mark.parametrize("todo", CARELESS.values(), ids=CARELESS)
-def test_the_closing_line_names_the_line_of_the_author_and_not_one_that_ships(
-    platform: Simulator, script: Script, todo: str
-) -> None:
-    path = script(todo)
-    done = run_script(path, platform)
-    assert done.returncode == 1
-    assert f"(my_script.py line {line_of(path)})" in closing_line(done), done.stderr
-
-
-BY_HAND = """
-with tqdm(total=1, bar_format=custom_bar_format) as pbar:
-    with main_thread_pool as executor:
-        for future in as_completed([executor.submit(get_statistics, "nowhere")]):
-            try:
-                future.result()
-            except Exception as error:
-                logging.critical("stopped: %s", error, exc_info=True)
-                executor.shutdown(wait=False, cancel_futures=True)
-                raise
-"""
-FAILURES = {
-    "a call": "get_statistics('nowhere')",
-    "a mistake": "{}['nowhere']",
-    "a task of a loop": "list(run_parallel(get_statistics, ['nowhere']))",
-    "a task of a pool": "main_thread_pool.submit(int, 'x').result()",
-    "a thread": "thread = __import__('threading').Thread(target=int, args=['x'])\nthread.start()\nthread.join()",
-    "logged by the script as well": BY_HAND,
-}
-
-
-@pytest.mark.parametrize("todo", FAILURES.values(), ids=FAILURES)
-def test_a_failure_is_one_traceback_in_the_log(platform: Simulator, script: Script, todo: str) -> None:
-    path = script(todo)
-    assert run_script(path, platform).returncode == 1
-    assert log_of(path).count("Traceback (most recent call last)") == 1
 
 
 # -------------------------------------------------------------------------------------------------------- while it runs
