@@ -125,19 +125,6 @@ def run_script(path: Path, platform: Simulator | None, **variables: str) -> subp
     return finished_in(path.parent, [sys.executable, str(path)], environment_for(platform, **variables))
 
 
-def start_script(path: Path, platform: Simulator) -> subprocess.Popen[str]:
-    """Start a script as `run_script` runs it, and leave it to the caller to wait for it."""
-    return subprocess.Popen(
-        [sys.executable, str(path)],
-        cwd=path.parent,
-        env=environment_for(platform),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )
-
-
 def run_in(folder: Path, command: list[str], environment: dict[str, str]) -> tuple[int, str]:
     """Run a command in a folder; exit code and all that it said, on both outputs."""
     done = finished_in(folder, command, environment)
@@ -174,12 +161,12 @@ def python(arguments: list[str], folder: Path, stdin: str = "", **variables: str
 
 def summary_of(log: str) -> dict[str, dict[str, int]]:
     """The last summary table of a log: API function -> column -> figure."""
-    messages = [line.split("MainThread", 1)[-1].strip() for line in log.splitlines()]
-    first = len(messages) - 1 - next(i for i, line in enumerate(reversed(messages)) if line.startswith("API function"))
-    assert messages[first].replace(" ms", "").split()[2:] == SUMMARY
+    head, *lines = log[log.rindex(" API function ") :].splitlines()
+    before = log[: log.rindex(" API function ")].rpartition("\n")[2]  # date, level and thread, as in the lines below
+    assert head.replace(" ms", "").split()[2:] == SUMMARY
     rows = {}
-    for line in messages[first + 1 :]:
-        name, *figures = line.split()
+    for line in lines:
+        name, *figures = line[len(before) :].split()
         if len(figures) != len(SUMMARY):
             break
         rows[name] = dict(zip(SUMMARY, (int(figure.replace(",", "")) for figure in figures), strict=True))

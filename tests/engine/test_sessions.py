@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers import OWN_CALLS, Load, Script, Start, answer, needs_posix, outage, run_script, summary_of, wait_until
+from helpers import OWN_CALLS, Load, Script, Start, answer, needs_posix, run_script, summary_of, wait_until
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from server import Simulator
 
@@ -104,15 +104,6 @@ def test_a_token_may_expire_again_and_again_while_all_that_a_service_says_is_404
     assert platform.seen()["logins"] == LOGGED_IN_ONCE
 
 
-def test_a_script_reads_the_current_token_from_tokens(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
-    before = module.tokens["RC"]
-    platform.control(expire="RC")
-    module.echo(1)
-    assert module.tokens["RC"].keys() >= {"access_token", "refresh_token"}
-    assert not set(module.tokens["RC"].values()) & set(before.values())
-
-
 # --------------------------------------------------------------------------------------------------- Ended, opened anew
 
 
@@ -154,13 +145,6 @@ def test_a_refresh_that_failed_is_never_sent_twice(platform: Simulator, logged_i
     assert module.echo(1) == 1
     assert platform.seen()["requests"]["refresh_token"] == 1
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
-
-
-def test_an_outage_at_the_start_is_waited_for(platform: Simulator, logged_in: Load) -> None:
-    with outage(platform):
-        module = logged_in(platform, ERROR_MAX_RETRY=1000, MAX_WAIT_BEFORE_RETRY=0.2)
-    assert module.echo(1) == 1
-    assert platform.seen()["logins"] == LOGGED_IN_ONCE
 
 
 # --------------------------------------------------------------------------------------------------- Refused, one error

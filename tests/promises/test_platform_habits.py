@@ -114,13 +114,15 @@ def test_a_login_that_is_to_come_back_later_comes_back(platform: Simulator, scri
 # -------------------------------------------------------------------------------------------------------- Empty answers
 
 
+@pytest.mark.parametrize("status", [200, 503])
 @pytest.mark.parametrize("endpoint", ["login", "config_token", "echo"])
-def test_an_empty_answer_where_json_was_expected_is_a_fault_that_passes(
-    platform: Simulator, logged_in: Load, endpoint: str
+def test_an_empty_answer_where_json_was_expected_is_a_fault_that_passes_as_an_outage_is(
+    platform: Simulator, logged_in: Load, endpoint: str, status: int
 ) -> None:
-    platform.control(answer={endpoint: answer(200, b"", times=2)})
+    platform.control(answer={endpoint: answer(status, b"", times=2)})
     template = logged_in(platform)
     assert template.echo(1) == 1
+    assert platform.seen()["logins"] == {"accepted": 1, "refused": 0}
 
 
 def test_an_empty_answer_for_all_of_an_outage_loses_no_call(

@@ -21,20 +21,17 @@ from helpers import (
     all_inclusions,
     answer,
     base_python,
-    environment_for,
-    finished_in,
     git,
     git_environment,
     needs_posix,
+    python,
     run_script,
     shell,
     wait_until,
 )
-from readme_and_spec import README, README_FILE, RECIPES, SPECIFICATION_FILE, TOP, block, blocks, code, table
+from readme_and_spec import README_FILE, RECIPES, SPECIFICATION_FILE, TOP, block, blocks, code, table
 from server import Simulator
 from study import Study
-
-CHECK_SCRIPT = TOP / "tests" / "check_platform.py"
 
 posix = needs_posix(reason="the README's commands are for a POSIX shell")
 
@@ -188,10 +185,9 @@ def test_the_picture_of_a_run_is_what_a_terminal_shows(tmp_path: Path) -> None:
     assert_shown(block("text", PICTURE).removeprefix(PICTURE), child.before)
 
 
-@pytest.mark.skipif(not CHECK_SCRIPT.is_file(), reason="tests/check_platform.py is not there yet")
 def test_the_picture_of_a_check_is_what_it_prints(script: Script, platform: Simulator) -> None:
     path = script("pass")
-    done = finished_in(path.parent, [sys.executable, str(CHECK_SCRIPT), path.name], environment_for(platform))
+    done = python([str(TOP / "tests" / "check_platform.py"), path.name], path.parent, **platform.environment())
     assert_shown(block("text", CHECK).removeprefix(CHECK), done.stdout)
 
 
@@ -207,16 +203,6 @@ def test_the_sample_of_a_log_is_what_a_log_shows(simulator: Start, script: Scrip
     assert run_script(path, busy).stdout == "100\n"
     sample = block("text", LOG).replace("on linux", f"on {sys.platform}")
     assert_shown(sample, path.with_suffix(".log").read_text(encoding="utf-8"))
-
-
-def test_an_entry_copied_from_another_service_adds_a_service(platform: Simulator, script: Script) -> None:
-    assert 'copy the entry `"GDD"`' in README
-    (entry,) = re.findall(r'(?ms)^    "GDD": \{\n.*?^    \},\n', TEMPLATE.read_text(encoding="utf-8"))
-    edits = {entry: entry + entry.replace("GDD", "LAB")}
-    path = script("print(tokens['LAB'].keys() == tokens['GDD'].keys())", edits=edits)
-    done = run_script(path, platform, EB_LAB_URL=platform.environment()["EB_GDD_URL"])
-    assert done.stdout == "True\n", done.stderr
-    assert platform.seen()["configurations"] == {"accepted": 3, "refused": 0}
 
 
 # By symptom: how the platform behaves, the script's variables ({} is the platform's address), and its TODO block.

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from helpers import (
     TEMPLATE,
-    WATCHDOG,
     Script,
     Start,
     answer,
     environment_for,
+    finished_in,
     log_of,
     patients_of,
     study_of,
@@ -63,9 +63,7 @@ def started(recipe: Path, platform: Simulator, *arguments: str, **variables: str
 
 def finished(recipe: Path, platform: Simulator, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A whole run of the recipe."""
-    with started(recipe, platform, *arguments) as process:
-        stdout, stderr = process.communicate(timeout=WATCHDOG)
-        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+    return finished_in(recipe.parent, [sys.executable, str(recipe), *arguments], environment_for(platform))
 
 
 def whole(recipe: Path, platform: Simulator) -> str:
