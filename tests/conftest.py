@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import OWN_CALLS, OWN_IMPORTS, TEMPLATE, TODO_BLOCK, Load, Script, Start, imported, release, study_of
+from helpers import OWN_CALLS, OWN_IMPORTS, TEMPLATE, TODO_BLOCK, Load, Script, Start, release, study_of
+from script_file import imported
 from server import Simulator
 from study import Study
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import importlib.util
 import os
 import re
 import shutil
@@ -16,7 +15,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
@@ -77,17 +75,6 @@ def create(key):
 Start = Callable[..., Simulator]
 Load = Callable[..., Any]
 Script = Callable[..., Path]
-
-
-def imported(path: Path) -> ModuleType:
-    """A module of its own from a file, whatever else was imported from it."""
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    assert specification
-    assert specification.loader
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[path.stem] = module
-    specification.loader.exec_module(module)
-    return module
 
 
 def release(module: Any) -> None:

@@ -1,15 +1,18 @@
-"""A script as a file: its text, and another text in its place with the file as it was beside it."""
+"""A script as a file: its text, the module, and another text in its place with the file as it was beside it."""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 
 class Refused(Exception):
@@ -51,6 +54,17 @@ def read(path: Path) -> ScriptFile:
     if "\r" in text.replace("\r\n", "") or (line_end == "\r\n" and "\n" in text.replace("\r\n", "")):
         raise Refused("has line ends of more than one kind: save it with those of Unix or of Windows first")
     return ScriptFile(path, text.replace("\r\n", "\n"), mark, line_end)
+
+
+def imported(path: Path) -> ModuleType:
+    """A script as a module of its own, whatever else was imported from it; its guard keeps it from running."""
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    assert specification
+    assert specification.loader
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[path.stem] = module
+    specification.loader.exec_module(module)
+    return module
 
 
 @contextmanager

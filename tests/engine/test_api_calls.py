@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers import TEMPLATE, Load, Start, a_tube, all_inclusions, answer, imported, patients_of, study_of
+from helpers import TEMPLATE, Load, Start, a_tube, all_inclusions, answer, patients_of, study_of
 from hypothesis import HealthCheck, event, given, settings, strategies as st
+from script_file import imported
 from server import Simulator
 from study import Study
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import jsonpath_rfc9535
 import pytest
-from helpers import TEMPLATE, imported
+from helpers import TEMPLATE
 from hypothesis import given, settings, strategies as st
+from script_file import imported
 
 get_nested_value = imported(TEMPLATE).get_nested_value
 

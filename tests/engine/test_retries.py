@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 from faults import KINDS
-from helpers import TEMPLATE, Load, answer, imported, untrusted, wait_until
+from helpers import TEMPLATE, Load, answer, untrusted, wait_until
 from hypothesis import given, settings, strategies as st
+from script_file import imported
 from server import Simulator
 from sockets import unused_port
 

@@ -26,17 +26,10 @@ SAVE = (
     "or right-click a line and choose “Save All As HAR” (Firefox)"
 )
 
-# Kinds of what is passed over.
+# Kinds of what is passed over, those that are named more than once.
 PAGES = "pages, scripts, pictures, fonts and the like"
 REPORTS = "answers without JSON"
-PREFLIGHTS = "preflights"
-ABORTED = "calls that were aborted"
-CACHED = "answers from the cache"
-NO_BODY = "answers whose body the file leaves out"
 CUT = "answers whose body is cut off"
-GRAPHQL = "GraphQL"
-WEBSOCKETS = "websockets"
-UNREADABLE = "entries that cannot be read"
 PAGE_KINDS = ("document", "stylesheet", "script", "font", "image", "media", "manifest", "texttrack")
 PAGE_TYPES = ("html", "javascript", "css", "font", "image/", "audio/", "video/", "wasm", "manifest")
 
@@ -108,21 +101,21 @@ def call_of(entry: Any) -> Call | str:
     request, method = at(entry, "request"), at(entry, "request", "method")
     status, url = at(entry, "response", "status"), address_of(at(entry, "request", "url"))
     if url is None or not isinstance(method, str):
-        return UNREADABLE
+        return "entries that cannot be read"
     kind = at(entry, "_resourceType")
     if kind == "websocket" or url.scheme in ("ws", "wss") or status == 101:
-        return WEBSOCKETS
+        return "websockets"
     if url.scheme not in ("http", "https"):
         return PAGES
     if method == "OPTIONS":
-        return PREFLIGHTS
+        return "preflights"
     if type(status) is not int or not 100 <= status < 600:
-        return ABORTED
+        return "calls that were aborted"
     if status == 304 or at(entry, "_fromCache"):
-        return CACHED
+        return "answers from the cache"
     sent = sent_by(request)
     if is_graphql(url.path, sent):
-        return GRAPHQL
+        return "GraphQL"
     body, problem = body_of(at(entry, "response", "content"))
     headers = headers_of(at(entry, "response"))
     told = f"{at(entry, 'response', 'content', 'mimeType') or headers.get('content-type')}".lower()
@@ -172,7 +165,7 @@ def body_of(content: Any) -> tuple[Any, str]:
     text, told = at(content, "text"), str(at(content, "mimeType")).lower()
     if not isinstance(text, str) or not text:
         size = at(content, "size")
-        return NO_JSON, NO_BODY if "json" in told and size != 0 else REPORTS
+        return NO_JSON, "answers whose body the file leaves out" if "json" in told and size != 0 else REPORTS
     if at(content, "encoding") == "base64":
         try:
             text = base64.b64decode(text).decode("utf-8-sig")

@@ -6,7 +6,6 @@ Lines are found by the literals that would have to change, not by the names of f
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import re
 import sys
@@ -18,22 +17,11 @@ from typing import Any, TypeVar
 
 from platform_check.assumed import DATA_CALLS, TOKEN_CALLS
 from platform_check.changes import Edit
+from script_file import imported
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 FUNCTIONS: tuple[type[Function], ...] = (ast.FunctionDef, ast.AsyncFunctionDef)
 N = TypeVar("N", bound=ast.AST)
-
-
-def imported(path: Path) -> ModuleType:
-    """The copy as a module; its guard keeps it from running."""
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    assert specification
-    assert specification.loader
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[path.stem] = module
-    sys.path.insert(0, str(path.parent))  # where it may have modules of its own
-    specification.loader.exec_module(module)
-    return module
 
 
 UNTIL_EMPTY = '''def get_all_inclusions(organization_id: str) -> list[dict[str, Any]]:
@@ -278,7 +266,9 @@ class Script:
 
 def load(path: Path) -> tuple[Script, ModuleType]:
     """A copy with its settings as they are when it runs, and its module: it is imported, but not run."""
-    module = imported(path.resolve())
+    file = path.resolve()
+    sys.path.insert(0, str(file.parent))  # where it may have modules of its own
+    module = imported(file)
     source, services = path.read_text(encoding="utf-8-sig"), sound(module.MICROSERVICES)
     return Script(path, source, services, module.MAX_THREADS, module.SUBTASKS_POOL_SIZE), module
 

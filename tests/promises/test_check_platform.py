@@ -6,7 +6,6 @@ import json
 import os
 import re
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
@@ -329,16 +328,6 @@ def test_an_address_where_nobody_answers_is_named_with_the_variable(platform: Si
     assert code == 1, output
     assert "connection refused or cut" in output
     assert "correct EB_GDD_URL, or the base_url" in output
-
-
-def test_the_sandbox_shows_what_a_dialect_does_to_a_script(script: Script) -> None:
-    sandbox = CHECK.with_name("sandbox.py")
-    path = script("print(len(get_all_organizations()))")
-    options = ["--dialect", "moved", "--centres", "3", "--patients", "3", "--latency", "0"]
-    command = [sys.executable, str(sandbox), *options, str(path)]
-    done = subprocess.run(command, cwd=path.parent, capture_output=True, encoding="utf-8", timeout=WATCHDOG)
-    assert done.returncode == 1, done.stderr
-    assert "HTTP 404" in done.stderr
 
 
 @needs_posix(reason="pseudo-terminals are POSIX")

@@ -18,7 +18,8 @@ from helpers import TEMPLATE
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from platform_check import shape
 from platform_check.probing import WRONG
-from platform_check.script import Script, imported
+from platform_check.script import Script
+from script_file import imported
 
 WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)  # it would take minutes: an example is 40 answers
 MARK = "~"  # in each value that the platform sends, and in nothing that the check says by itself

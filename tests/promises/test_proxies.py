@@ -87,15 +87,9 @@ def test_a_proxy_that_is_unknown_is_named(script: Script) -> None:
     assert "Geheim42" not in said
 
 
-def test_a_proxy_that_is_busy_is_named_and_tried_again(script: Script) -> None:
-    with Answering(IS_BUSY) as proxy:
-        done = run_behind(script, f"http://127.0.0.1:{proxy.port}")
-    assert proxy.connections == ATTEMPTS
-    assert_names_proxy(done.stderr.splitlines()[-1], proxy.port)
-
-
-def test_a_proxy_that_hangs_up_is_named_and_tried_again(script: Script) -> None:
-    with Answering(b"") as proxy:
+@pytest.mark.parametrize("said", [IS_BUSY, b""], ids=["is busy", "hangs up"])
+def test_a_proxy_that_may_answer_later_is_named_and_tried_again(script: Script, said: bytes) -> None:
+    with Answering(said) as proxy:
         done = run_behind(script, f"http://127.0.0.1:{proxy.port}")
     assert proxy.connections == ATTEMPTS
     assert_names_proxy(done.stderr.splitlines()[-1], proxy.port)

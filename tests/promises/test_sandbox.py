@@ -65,25 +65,21 @@ def with_lab(script: Script) -> Script:
 # Where a script runs
 
 
-def test_a_script_writes_into_a_folder_of_its_own_and_touches_no_results_beside_it(
+def test_a_script_writes_by_the_users_interpreter_into_a_folder_of_its_own_where_the_sandbox_is_started(
     script: Script, tmp_path: Path
 ) -> None:
-    (tmp_path / "results.csv").write_text("real", encoding="utf-8")
-    path = script("with open('results.csv', 'w') as file:\n    file.write('simulated')")
-    done = sandbox(tmp_path, path)
+    path, elsewhere = script("with open('results.csv', 'w') as file:\n    file.write('simulated')"), tmp_path / "here"
+    elsewhere.mkdir()
+    (elsewhere / "results.csv").write_text("real", encoding="utf-8")
+    done = sandbox(elsewhere, path)
     assert done.returncode == 0, done.stderr
-    assert names_in(tmp_path) == {"my_script.py", "results.csv", "my_script.sandbox"}
-    assert names_in(tmp_path / "my_script.sandbox") == {"my_script.log", "results.csv"}
-    assert (tmp_path / "results.csv").read_text(encoding="utf-8") == "real"
+    assert names_in(tmp_path) == {"my_script.py", "here"}
+    assert names_in(elsewhere) == {"results.csv", "my_script.sandbox"}
+    assert names_in(elsewhere / "my_script.sandbox") == {"my_script.log", "results.csv"}
+    assert (elsewhere / "results.csv").read_text(encoding="utf-8") == "real"
+    assert "tests/.venv" not in done.stderr
     assert "Sandbox: runs in my_script.sandbox (--here: in this folder)\n" in done.stderr
     assert done.stderr.splitlines()[-1] == f"Sandbox: the log is {Path('my_script.sandbox', 'my_script.log')}"
-
-
-def test_the_folder_lies_where_the_sandbox_is_started_not_where_the_script_is(script: Script, tmp_path: Path) -> None:
-    path, elsewhere = script("print(1)"), tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    assert sandbox(elsewhere, path).returncode == 0
-    assert names_in(elsewhere) == {"my_script.sandbox"}
 
 
 def test_a_second_run_finds_what_the_first_one_wrote(script: Script, tmp_path: Path) -> None:
@@ -111,6 +107,12 @@ def test_a_file_in_the_place_of_the_folder_is_said_in_one_line(script: Script, t
     done = sandbox(tmp_path, script("print('never here')"))
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"sandbox.py: my_script.sandbox cannot be made \(.+\): .+ --here\n", done.stderr)
+
+
+def test_a_dialect_shows_what_it_does_to_a_script(script: Script, tmp_path: Path) -> None:
+    done = sandbox(tmp_path, "--dialect", "moved", script("print(len(get_all_organizations()))"))
+    assert done.returncode == 1, done.stderr
+    assert "HTTP 404" in done.stderr
 
 
 # What it asks of a script
@@ -173,12 +175,6 @@ MICROSERVICES = {
 def test_a_script_that_says_nothing_of_itself_is_a_script_all_the_same(source: str, tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text(source, encoding="utf-8")
     assert read(tmp_path / "other.py") == (None, [], {}, {}, [])
-
-
-def test_the_users_own_interpreter_is_taken(script: Script, tmp_path: Path) -> None:
-    own = sandbox(tmp_path, script("print(1)"))
-    assert own.stdout == "1\n", own.stderr
-    assert "tests/.venv" not in own.stderr
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="-S still knows there whose environment it runs in")
