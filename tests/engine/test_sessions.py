@@ -462,6 +462,8 @@ def malformed(test: Any) -> Any:
     """Give a test bodies of which most are no session, and the values that an operator meets in life."""
     for body in (b"", HTML, HTML * 80_000, b"null", b"[" * 100_000, b'{"access_token": 1' + b"0" * 5000 + b"}"):
         test = example(body=body, content_type="text/html", status=200)(test)
+    for body in (b'{"userId": "a"}', b'{"access_token": "a"}', b'{"access_token": "a", "userId": true}'):
+        test = example(body=body, content_type="application/json", status=200)(test)
     test = given(body=bodies, content_type=charsets, status=st.sampled_from([200, 201]))(test)
     checks = [HealthCheck.function_scoped_fixture]
     return settings(derandomize=True, deadline=None, max_examples=100, suppress_health_check=checks)(test)
