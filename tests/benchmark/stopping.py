@@ -93,10 +93,6 @@ PLACES = {
         "print('busy', flush=True)\nwhile True:\n    try:\n        threading.Event().wait()\n"
         "    except BaseException:\n        pass"
     ),
-    "an exception swallowed, a task held": Place(
-        "try:\n    future = main_thread_pool.submit(threading.Event().wait)\n    print('busy', flush=True)\n"
-        "    future.result()\nexcept BaseException:\n    pass"
-    ),
     "closing after a failure, a task held": Place(
         "begun = threading.Event()\nmain_thread_pool.submit(lambda: (begun.set(), threading.Event().wait()))\n"
         "begun.wait()\nprint('busy', flush=True)\nraise LookupError('no input')",
@@ -107,7 +103,6 @@ PLACES = {
         "for _ in range(20):\n    threading.Thread(target=compute, daemon=True).start()\n"
         f"try:\n{textwrap.indent(FOREVER, '    ')}\nfinally:\n    time.sleep(30)",
     ),
-    "C code that holds the interpreter for 5 s and more": Place("print('busy', flush=True)\nsum(range(5 * 10**8))"),
 }
 
 Started = tuple["subprocess.Popen[bytes]", Path]

@@ -11,41 +11,21 @@ from server import Simulator
 
 HOLD = 0.2  # seconds that a call takes: main() is over long before
 
-THREAD = """
-import threading
-threading.Thread(target=get_all_organizations).start()
-"""
-TIMER = """
-import threading
-threading.Timer(0.1, get_all_organizations).start()
-"""
+THREAD = "threading.Thread(target=get_all_organizations).start()"
 THREAD_OF_A_THREAD = """
-import threading
-
 def start_another():
     get_all_organizations()
     threading.Thread(target=get_all_organizations).start()
 
 threading.Thread(target=start_another).start()
 """
-EXECUTOR = """
-from concurrent.futures import ThreadPoolExecutor
-ThreadPoolExecutor(2).submit(get_all_organizations)
-"""
-KEPT_EXECUTOR = """
-from concurrent.futures import ThreadPoolExecutor
-global executor
-executor = ThreadPoolExecutor(2)
-executor.submit(get_all_organizations)
-"""
+EXECUTOR = "ThreadPoolExecutor(2).submit(get_all_organizations)"
 IDLE_EXECUTOR = """
-import concurrent.futures
 global executor
 executor = concurrent.futures.{}(2)
 executor.submit(int).result()
 """
 QUEUE_OF_AN_EXECUTOR = """
-from concurrent.futures import ThreadPoolExecutor
 global executor
 executor = ThreadPoolExecutor(1)
 for _ in range(3):
@@ -53,11 +33,10 @@ for _ in range(3):
 """
 WAYS = {
     "a thread": (THREAD, 1),
-    "a timer": (TIMER, 1),
+    "a timer": ("threading.Timer(0.1, get_all_organizations).start()", 1),
     "a thread that starts another": (THREAD_OF_A_THREAD, 2),
     "an executor": (EXECUTOR, 1),
-    "an executor that is kept": (KEPT_EXECUTOR, 1),
-    "the queue of an executor": (QUEUE_OF_AN_EXECUTOR, 3),
+    "the queue of an executor that is kept": (QUEUE_OF_AN_EXECUTOR, 3),
 }
 
 
@@ -97,7 +76,7 @@ def test_a_call_that_fails_in_an_executor_after_main_is_told_in_the_closing_line
 @pytest.mark.parametrize(
     "todo",
     [
-        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()",
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()",
         IDLE_EXECUTOR.format("ThreadPoolExecutor"),
         IDLE_EXECUTOR.format("ProcessPoolExecutor"),
     ],
@@ -153,9 +132,6 @@ WEAK = """
         weakref.finalize(table, forget)
     del table, tables
 """
-OWN_CALLBACK = CALLBACK.replace("main_thread_pool", "ThreadPoolExecutor(2)").replace(
-    "    def", "    from concurrent.futures import ThreadPoolExecutor\n\n    def", 1
-)
 ASYNCIO = """
     import asyncio
     import gc
@@ -174,7 +150,7 @@ ASYNCIO = """
 UNHEARD = {
     "a task of asyncio": ASYNCIO,
     "a done-callback": CALLBACK,
-    "a done-callback of an executor of the script's own": OWN_CALLBACK,
+    "a done-callback of an executor of the script's own": CALLBACK.replace("main_thread_pool", "ThreadPoolExecutor(2)"),
     "__del__": FINALIZER,
     "the finally of a generator": GENERATOR,
     "a finalizer": WEAK,

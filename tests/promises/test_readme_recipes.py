@@ -91,7 +91,7 @@ def everything(study: Study) -> list[dict[str, Any]]:
     return [{"patientId": each, "record": study.record(each), "surveys": study.surveys(each)} for each in ids]
 
 
-def test_a_run_fetches_every_patient_into_a_folder_named_after_the_day(
+def test_a_run_fetches_every_patient_into_a_folder_named_after_the_day_that_its_owner_alone_can_read(
     resume: Path, platform: Simulator, study: Study
 ) -> None:
     before = date.today()
@@ -105,13 +105,9 @@ def test_a_run_fetches_every_patient_into_a_folder_named_after_the_day(
     records = sorted((line["record"] for line in lines_of(folder)), key=lambda record: str(record["pseudonym"]))
     assert [row[:2] for row in rows] == [[record["pseudonym"], record["status"]] for record in records]
     assert table_of(folder / "failed.csv") == [["pseudonym", "reason"]]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="on Windows the folder's rights decide")
-def test_what_a_run_writes_can_be_read_by_its_owner_alone(resume: Path, platform: Simulator, batch: Path) -> None:
-    whole(resume, platform)
-    assert {file.name for file in batch.iterdir()} == {"patients.jsonl", "patients.csv", "failed.csv", "patients.lock"}
-    assert not any(path.stat().st_mode & 0o077 for path in (batch, *batch.iterdir()))
+    assert {file.name for file in folder.iterdir()} == {"patients.jsonl", "patients.csv", "failed.csv", "patients.lock"}
+    if os.name != "nt":  # where the rights of the folder decide
+        assert not any(path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir()))
 
 
 def test_a_run_that_is_killed_three_times_ends_as_an_undisturbed_one(
