@@ -168,6 +168,13 @@ def nested(pool: str, how: str, depth: int) -> Task:
     return task
 
 
+def opened(task: Task, *pools: str) -> Task:
+    """A task that opens pools one after the other, each twice and with many tasks."""
+    return Task(tuple(Step("with", pool, False, (task,) * 50) for pool in (*pools, *pools)), False)
+
+
+@example(program=opened(Task((), False), *POOLS), sizes=(8, 2))
+@example(program=opened(opened(Task((), False), "subtasks_thread_pool"), "main_thread_pool"), sizes=(8, 2))
 @example(program=nested("main_thread_pool", "submit", 5), sizes=(1, 1))
 @example(program=nested("subtasks_thread_pool", "with", 5), sizes=(1, 1))
 @example(program=nested("main_thread_pool", "shutdown", 3), sizes=(2, 1))
@@ -202,15 +209,6 @@ def test_no_program_deadlocks_and_all_its_results_are_right(
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_a_pool_can_be_opened_again_after_its_with(template: Any, name: str) -> None:
-    pool = getattr(template, name)
-    for _ in range(3):
-        with pool as executor:
-            futures = [executor.submit(pow, number, 2) for number in range(100)]
-        assert [future.result(0) for future in futures] == [number**2 for number in range(100)]
-
-
-@pytest.mark.parametrize("name", POOLS)
 def test_two_threads_can_have_a_pool_open_at_once_and_each_waits_for_its_own_tasks_alone(
     template: Any, name: str
 ) -> None:
@@ -237,21 +235,6 @@ def test_two_threads_can_have_a_pool_open_at_once_and_each_waits_for_its_own_tas
     slow_may_end.set()
     other.join(WATCHDOG)
     assert with_slow == [True]
-
-
-def test_every_task_of_the_main_pool_can_open_the_subtasks_pool(template: Any) -> None:
-    resize(template, 8, 2)
-
-    def task(number: int) -> int:
-        with template.subtasks_thread_pool as executor:
-            futures = [executor.submit(pow, number, power) for power in range(5)]
-        return sum(int(future.result(0)) for future in futures)
-
-    def work() -> list[int]:
-        with template.main_thread_pool as executor:
-            return [future.result() for future in [executor.submit(task, number) for number in range(50)]]
-
-    assert in_time(template, work) == [sum(number**power for power in range(5)) for number in range(50)]
 
 
 def test_an_inner_with_leaves_the_tasks_of_the_outer_one_alone(template: Any) -> None:
