@@ -1,7 +1,8 @@
-"""A script as a file: its text, the module, and another text in its place with the file as it was beside it."""
+"""A script as a file: its text, its module, what its source writes out, and another text in its place."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import itertools
 import os
@@ -65,6 +66,19 @@ def imported(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     specification.loader.exec_module(module)
     return module
+
+
+def assigned(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
+    """The names that a statement sets, with what to."""
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
+    yield from ((target.id, value) for target in targets if value and isinstance(target, ast.Name))
+
+
+def entries(node: ast.AST | None) -> dict[str, ast.expr]:
+    """The entries of a dict that is written out, those whose keys are texts."""
+    pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
+    return {key.value: entry for key, entry in pairs if isinstance(key, ast.Constant) and isinstance(key.value, str)}
 
 
 @contextmanager

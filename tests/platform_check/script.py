@@ -9,7 +9,6 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 
 from platform_check.assumed import DATA_CALLS, TOKEN_CALLS
 from platform_check.changes import Edit
-from script_file import imported
+from script_file import assigned, entries, imported
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 FUNCTIONS: tuple[type[Function], ...] = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -123,9 +122,9 @@ class Script:
     def entry(self, app: str, key: str) -> Place:
         """The app_id, base_url or path of an endpoint of a service: a text, or the address if no variable sets it."""
         services = self._assignment("MICROSERVICES")
-        service = dict(pairs(services.value if services else None)).get(app)
+        service = entries(services.value if services else None).get(app)
         for node in ast.walk(service) if service else ():
-            for value in (value for name, value in pairs(node) if name == key):
+            if value := entries(node).get(key):
                 texts = [each for each in constants(value) if isinstance(each.value, str)]
                 fitting = [each for each in texts if each is value or "://" in str(each.value)]
                 return self.place(fitting[-1]) if fitting else Place(value.lineno)
@@ -219,8 +218,9 @@ class Script:
 
     def page(self) -> Place:
         """Where the number of a page is sent."""
-        for value in (value for node in walked(self.tree, ast.Dict) for name, value in pairs(node) if name == "page"):
-            return Place(value.lineno, f'"page": {self.text(value)}')
+        for node in walked(self.tree, ast.Dict):
+            if value := entries(node).get("page"):
+                return Place(value.lineno, f'"page": {self.text(value)}')
         return Place(self.mention("page").line)
 
     def page_size(self) -> PageSize:
@@ -296,21 +296,13 @@ def sound(services: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return services
 
 
-def assigned(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
-    """The names that a statement sets, with what to."""
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
-    yield from ((target.id, value) for target in targets if value and isinstance(target, ast.Name))
-
-
 def evaluated(node: ast.AST | None) -> Any:
     """The value of what MICROSERVICES is written of: literals, dicts, `or`, variables of the environment; else None."""
     match node:
         case ast.Constant():
             return node.value
         case ast.Dict():
-            pairs = zip(node.keys, node.values, strict=True)
-            return {literal(key): evaluated(value) for key, value in pairs if isinstance(literal(key), str)}
+            return {key: evaluated(value) for key, value in entries(node).items()}
         case ast.BoolOp(op=ast.Or()):
             return next((value for value in map(evaluated, node.values) if value), None)
         case ast.Call(func=ast.Attribute(attr="get" | "getenv"), args=[ast.Constant(value=str(name)), *others]):
@@ -343,13 +335,6 @@ def constants(node: ast.AST) -> list[ast.Constant]:
 def literals(node: ast.AST | None) -> set[Any]:
     """All literals in a part of the source."""
     return {each.value for each in constants(node)} if node else set()
-
-
-def pairs(node: ast.AST | None) -> Iterator[tuple[Any, ast.expr]]:
-    """Key and value of each entry of a dict that is written out."""
-    if isinstance(node, ast.Dict):
-        for key, value in zip(node.keys, node.values, strict=True):
-            yield literal(key), value
 
 
 def calls(node: ast.AST | None, method: str) -> list[ast.Call]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from script_file import assigned, entries
+
 
 class Facts(NamedTuple):
     """What the sandbox has to know of a script; what cannot be read is left out."""
@@ -23,8 +25,8 @@ class Facts(NamedTuple):
 def read(script: Path) -> Facts:
     """Return what a script says of itself."""
     found = _constants(script)
-    services = _entries(found.get("MICROSERVICES"))
-    addresses = {name: _entries(entry).get("base_url") for name, entry in services.items()}
+    services = entries(found.get("MICROSERVICES"))
+    addresses = {name: entries(entry).get("base_url") for name, entry in services.items()}
     return Facts(
         _number(found.get("MAX_THREADS")),
         list(services),
@@ -42,23 +44,11 @@ def _constants(script: Path) -> dict[str, ast.expr]:
             statements = ast.parse(script.read_bytes()).body
     except (SyntaxError, ValueError):  # the second one for a null byte, before Python 3.11.4
         return {}
-    return {name: value for statement in statements for name, value in _assigned(statement)}
-
-
-def _assigned(statement: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
-    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-    value = statement.value if isinstance(statement, (ast.Assign, ast.AnnAssign)) else None
-    yield from ((target.id, value) for target in targets if value and isinstance(target, ast.Name))
-
-
-def _entries(value: ast.expr | None) -> dict[str, ast.expr]:
-    """Return the entries of a dict that is written out, those whose keys are texts."""
-    pairs = zip(value.keys, value.values, strict=True) if isinstance(value, ast.Dict) else ()
-    return {key.value: entry for key, entry in pairs if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+    return {name: value for statement in statements for name, value in assigned(statement)}
 
 
 def _endpoints(service: str, entry: ast.expr) -> Iterator[tuple[str, str, str]]:
-    for name, path in _entries(_entries(entry).get("endpoints")).items():
+    for name, path in entries(entries(entry).get("endpoints")).items():
         if isinstance(path, ast.Constant) and isinstance(path.value, str):
             yield name, service, path.value.split("?")[0].lstrip("/")
 

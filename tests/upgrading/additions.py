@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from script_file import entries
 from upgrading.names import Names, undefined
 from upgrading.script import Edit, Lines, Script, lines_of
 
@@ -50,7 +51,7 @@ def lacking_endpoints(copy: Script, template: Script) -> Iterator[tuple[str, Edi
     wanted = endpoints_of(template)
     for service, own in endpoints_of(copy).items():
         text = copy.part((own.lineno, own.end_lineno or own.lineno))
-        for key, value in items(wanted.get(service)).items():
+        for key, value in entries(wanted.get(service)).items():
             if key != LEFT_OUT and not re.search(rf"[\"']{re.escape(key)}[\"']\s*:", text):
                 lines = (value.lineno, value.end_lineno or value.lineno)
                 fits = re.match(rb"\s*(#.*)?$", copy.lines[own.lineno - 1].encode()[own.col_offset + 1 :])
@@ -64,16 +65,10 @@ def endpoints_of(script: Script) -> dict[str, ast.Dict]:
     lines = constants_of(script).get("MICROSERVICES", (0, 0))
     found = {}
     for services in (value for value in values if value and lines[0] <= value.lineno <= lines[1]):
-        for name, service in items(services).items():
-            if isinstance(endpoints := items(service).get("endpoints"), ast.Dict):
+        for name, service in entries(services).items():
+            if isinstance(endpoints := entries(service).get("endpoints"), ast.Dict):
                 found[name] = endpoints
     return found
-
-
-def items(node: ast.expr | None) -> dict[str, ast.expr]:
-    """The values of a dict that is written out, by those of its keys that are texts."""
-    pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
-    return {str(key.value): value for key, value in pairs if isinstance(key, ast.Constant)}
 
 
 def lacking_imports(copy: Script, template: Script) -> Added:
