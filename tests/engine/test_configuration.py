@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
@@ -14,6 +13,7 @@ import httpx
 import pytest
 from helpers import Load, Script, Start, needs_posix, ran, run_script
 from server import Simulator
+from sockets import Answering
 
 ADDRESS = "http://127.0.0.1:9"  # nothing is sent there
 UNENCRYPTED = "would send password and tokens unencrypted: use https://"
@@ -155,32 +155,16 @@ def test_an_entry_of_a_service_that_lacks_a_key_is_said_with_service_and_key(
 
 
 @pytest.fixture
-def listener() -> Iterator[tuple[int, list[bytes]]]:
+def listener() -> Iterator[Answering]:
     """A port of this machine, and what arrives there; a connection without a byte counts as well."""
-    arrived: list[bytes] = []
-    ended = threading.Event()
-
-    def listen() -> None:
-        while True:
-            connection, _ = server.accept()
-            with connection:
-                if ended.is_set():
-                    return
-                arrived.append(connection.recv(1000))
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=listen)
-        thread.start()
-        yield server.getsockname()[1], arrived
-        ended.set()
-        socket.create_connection(server.getsockname()).close()
-        thread.join()
+    with Answering(b"") as server:
+        yield server
 
 
 @pytest.fixture
-def overheard(listener: tuple[int, list[bytes]], load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def overheard(listener: Answering, load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Let every way out end at the listener, and import the template: `overheard(EB_RC_URL="http://...")`."""
-    port = listener[0]
+    port = listener.port
     monkeypatch.setenv("EB_PASSWORD", "for nobody")
     for service in ("IAM", "RC", "GDD"):
         monkeypatch.setenv(f"EB_{service}_URL", f"http://127.0.0.1:{port}")
@@ -226,25 +210,25 @@ def overheard(listener: tuple[int, list[bytes]], load: Load, monkeypatch: pytest
     ],
 )
 def test_an_address_that_is_unsafe_or_none_is_named_and_refused_before_a_byte_is_sent(
-    listener: tuple[int, list[bytes]], overheard: Callable[..., Any], variable: str, address: str, problem: str
+    listener: Answering, overheard: Callable[..., Any], variable: str, address: str, problem: str
 ) -> None:
     module = overheard(**{variable: address})
     with pytest.raises(module.ConfigurationError) as caught:
         module.login()
-    shown = repr(address.replace("PORT", str(listener[0])))
+    shown = repr(address.replace("PORT", str(listener.port)))
     assert str(caught.value).startswith(f"set {variable}: {shown} {problem}")
     assert "sandbox.py" not in str(caught.value), "the other addresses are set, perhaps by the sandbox"
-    assert listener[1] == []
+    assert listener.received == []
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:PORT", "http://localhost:PORT/", "https://iam.hospital.test"])
 def test_the_listener_hears_a_login_that_is_not_refused(
-    listener: tuple[int, list[bytes]], overheard: Callable[..., Any], address: str
+    listener: Answering, overheard: Callable[..., Any], address: str
 ) -> None:
     module = overheard(EB_IAM_URL=address)
     with pytest.raises(module.LoginError):
         module.login()
-    assert listener[1][0].startswith((b"POST /api/auth/ziwig-pro/login", b"CONNECT iam.hospital.test:443"))
+    assert listener.received[0].startswith((b"POST /api/auth/ziwig-pro/login", b"CONNECT iam.hospital.test:443"))
 
 
 @pytest.mark.parametrize(
@@ -268,12 +252,12 @@ def test_a_service_without_the_endpoint_that_opens_its_session_is_said_before_an
 
 
 def test_what_is_sent_to_this_machine_takes_no_proxy(
-    listener: tuple[int, list[bytes]], overheard: Callable[..., Any], platform: Simulator
+    listener: Answering, overheard: Callable[..., Any], platform: Simulator
 ) -> None:
     module = overheard(**{name: value for name, value in platform.environment().items() if name.startswith("EB_")})
     module.login()
     assert len(module.get_all_organizations()) == 5
-    assert listener[1] == []
+    assert listener.received == []
 
 
 def test_a_service_that_the_simulated_platform_does_not_have_is_not_reached_from_the_sandbox(

@@ -13,6 +13,7 @@ class Answering:
     def __init__(self, *answers: bytes) -> None:
         self.answers = answers
         self.connections = 0
+        self.received: list[bytes] = []  # before each answer; b"" if nothing came
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -36,7 +37,7 @@ class Answering:
             self.connections += 1
             with connection, contextlib.suppress(OSError):
                 for answer in self.answers:
-                    connection.recv(65536)
+                    self.received.append(connection.recv(65536))
                     connection.sendall(answer)
                 connection.shutdown(socket.SHUT_WR)
                 connection.recv(65536)  # closed with bytes unread, it would be reset
