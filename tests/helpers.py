@@ -78,11 +78,12 @@ Script = Callable[..., Path]
 
 
 def release(module: Any) -> None:
-    """Let go of the threads and connections that a test used without `run`, which does it by itself."""
+    """Let go of what a test used without `run`, which does it by itself: threads, connections, failed tasks."""
     module.main_thread_pool.close()
     module.subtasks_thread_pool.close()
     if module._thread.client is not None:  # those of ended threads close by themselves
         module._thread.client.close()
+    module._stop.unheard.clear()
 
 
 def environment_for(platform: Simulator | None, **variables: str) -> dict[str, str]:
