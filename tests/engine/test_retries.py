@@ -396,7 +396,7 @@ def test_a_creation_is_not_repeated_when_a_later_call_of_the_same_function_fails
 
 
 def test_60_threads_never_create_twice_under_mixed_faults_and_expiries(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform, ERROR_MAX_RETRY=1000)
+    module = logged_in(platform, ERROR_MAX_RETRY=1000, _YOUNG_TOKEN_SECONDS=0)  # some tokens expire within a second
     module.API_TIMEOUT = 2
     platform.control(faults=dict.fromkeys(KINDS, 0.04), slow=3)
     results = {}
