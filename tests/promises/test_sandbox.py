@@ -8,13 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from helpers import WATCHDOG, Script, Start, environment_for, git, needs_posix, patients_of, python, shell
+from helpers import WATCHDOG, Script, Start, environment_for, git, needs_posix, patients_of, python, shell, wait_until
 from next_httpx import moved
 from readme_and_spec import TOP, blocks
 from sandbox import assignments
@@ -459,8 +458,7 @@ def test_a_call_that_is_under_way_when_the_counts_are_reset_counts_no_more(simul
     platform = simulator("--latency", "60")
     with socket.create_connection(("127.0.0.1", int(platform.url.rsplit(":", 1)[1]))) as held:
         held.sendall(b"GET /rc/api/inclusions/getAllOrganizations HTTP/1.1\r\nHost: x\r\n\r\n")
-        while not platform.seen()["in_flight"]:
-            time.sleep(0.01)
+        wait_until(lambda: platform.seen()["in_flight"])
         platform.control(latency=0, reset_counts=True)
         httpx.get(f"{platform.url}/rc/api/inclusions/getAllOrganizations")
     seen = platform.seen()
