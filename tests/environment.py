@@ -33,14 +33,14 @@ def environment_python(requirements: str, variant: str = "") -> Path:
     home, wanted = HOME.with_name(HOME.name + variant), TESTS / requirements
     if not _is_ready(home, wanted):
         print(
-            f"Preparing tests/.venv/{home.name} (first run only): pip installs what tests/{requirements} names ...",
+            f"Preparing tests/.venv/{home.name} (first run only): pip installs tests/{requirements} ...",
             file=sys.stderr,
             flush=True,
         )
         try:
             _make(home, wanted)
         except (OSError, subprocess.SubprocessError) as error:
-            stop(f"tests/.venv/{home.name} could not be made ({error}); end what runs from it or delete it")
+            stop(f"tests/.venv/{home.name} could not be created ({error}); stop the programs that use it, or delete it")
     return _interpreter(home)
 
 

@@ -1,14 +1,15 @@
-"""Run a script against a simulated platform, to try it safely. Nothing leaves your machine.
+"""Run a script against a simulated platform to try it safely. Nothing leaves your machine.
 
   python3 tests/sandbox.py                 runs the template
-  python3 tests/sandbox.py my_script.py    runs your script; its own arguments may follow
-  python3 tests/sandbox.py --stay          keeps a platform up for a script or notebook that you start yourself
+  python3 tests/sandbox.py my_script.py    runs your script; you can add its own arguments
+  python3 tests/sandbox.py --stay          keeps a platform running for a script or notebook that you start yourself
 
-Your script runs as it is, in the folder my_script.sandbox, so that simulated results never mix with real ones. The
-sandbox sets the EB_* variables for it. At the end it shows what the platform saw, and where the log is.
+Your script runs unchanged, in the folder my_script.sandbox, so that simulated results never mix with real ones. The
+sandbox sets the EB_* variables for it. At the end, it shows what the platform saw and where the log is.
 
-The sandbox logs in to services that you added to MICROSERVICES, but has no data for them: their data calls return 404,
-as do endpoints that you added to a service. To try one, write what it should return into a file, and name both:
+Your script can log in to services that you added to MICROSERVICES, but the sandbox has no data for them: their data
+calls return 404, and so do endpoints that you added to a service. To try an endpoint, write the response that it should
+return to a file, and name both:
 
   python3 tests/sandbox.py --answer sites=sites.json my_script.py
 """
@@ -67,7 +68,7 @@ def sandbox_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--here", action="store_true", help="run the script in the current folder")
-    parser.add_argument("--stay", action="store_true", help="print the variables to set, and stay up until Ctrl-C")
+    parser.add_argument("--stay", action="store_true", help="print the variables to set, and keep running until Ctrl-C")
     add_options(parser, LATENCY)
     parser.add_argument("script", nargs=argparse.REMAINDER, help="the script to run, and its own arguments")
     return parser
@@ -79,7 +80,7 @@ def stay(options: argparse.Namespace) -> int:
     own = own_options(options, read(TEMPLATE), TEMPLATE.name)
     with platform(options, own) as simulator, suppress(KeyboardInterrupt):
         print("\n".join(assignments(simulator.environment(""), os.name == "nt")), flush=True)
-        say("Sandbox: set these variables where your script or notebook starts; Ctrl-C ends the platform")
+        say("Sandbox: set these variables where you start your script or notebook; Ctrl-C stops the platform")
         while True:
             time.sleep(1)  # Windows hears Ctrl-C in a sleep, but not in a wait for an event
     return 0
@@ -102,8 +103,8 @@ def run(options: argparse.Namespace) -> int:
     folder = Path() if options.here else own_folder(script)
     python, clause = interpreter(script)
     with platform(options, own) as simulator:
-        where = "this folder" if options.here else f"{folder} (--here: in this folder)"
-        say(f"Sandbox: runs in {where}{clause}")
+        where = "this folder" if options.here else f"{folder} (use --here to run in this folder)"
+        say(f"Sandbox: running in {where}{clause}")
         code = execute([python, str(script.absolute()), *options.script[1:]], folder, variables(simulator, facts))
     for line in last_words(script, folder, code):
         say(f"Sandbox: {line}")
@@ -116,8 +117,8 @@ def checked_facts(script: Path) -> Facts:
         stop(f"there is no script {script}")
     facts = read(script)
     for service, line in facts.fixed.items():
-        fix = f'write os.environ.get("EB_{service}_URL") or "https://..." there'
-        stop(f"{script.name}, line {line}: the address of {service} is fixed, and nothing leaves the sandbox; {fix}")
+        fix = f'nothing may leave the sandbox: write os.environ.get("EB_{service}_URL") or "https://..." there'
+        stop(f"{script.name}, line {line}: the address of {service} is hard-coded, but {fix}")
     return facts
 
 
@@ -137,7 +138,7 @@ def own_folder(script: Path) -> Path:
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        stop(f"{folder} cannot be made ({error.strerror}): start the sandbox in another folder, or with --here")
+        stop(f"{folder} cannot be created ({error.strerror}): start the sandbox in another folder, or with --here")
     return folder
 
 
@@ -146,7 +147,7 @@ def interpreter(script: Path) -> tuple[str, str]:
     if package := missing_package(script):
         ours = environment_python("simulation/requirements.txt")
         home = ours.parent.parent.relative_to(TESTS.parent).as_posix()
-        return str(ours), f", by {home} as your Python has no {package}"
+        return str(ours), f", with {home} because your Python has no {package}"
     return sys.executable, ""
 
 
@@ -224,7 +225,7 @@ def table(seen: dict[str, Any]) -> Iterator[str]:
             yield row(f"fault {kind}", count)
     yield row("expired access tokens", seen["expiries"])
     if seen["unknown"]:
-        yield "Sandbox: what it does not simulate returns 404; --answer NAME=FILE.json makes it return your file"
+        yield "Sandbox: endpoints that are not simulated return 404; --answer NAME=FILE.json makes one return your file"
 
 
 def row(label: str, count: int, note: str = "") -> str:

@@ -77,7 +77,7 @@ def test_a_script_writes_by_the_users_interpreter_into_a_folder_of_its_own_where
     assert names_in(elsewhere / "my_script.sandbox") == {"my_script.log", "results.csv"}
     assert (elsewhere / "results.csv").read_text(encoding="utf-8") == "real"
     assert "tests/.venv" not in done.stderr
-    assert "Sandbox: runs in my_script.sandbox (--here: in this folder)\n" in done.stderr
+    assert "Sandbox: running in my_script.sandbox (use --here to run in this folder)\n" in done.stderr
     assert done.stderr.splitlines()[-1] == f"Sandbox: the log is {Path('my_script.sandbox', 'my_script.log')}"
 
 
@@ -90,7 +90,7 @@ def test_here_runs_the_script_in_the_current_folder(script: Script, tmp_path: Pa
     done = sandbox(tmp_path, "--here", script("print(1)"))
     assert done.returncode == 0, done.stderr
     assert names_in(tmp_path) == {"my_script.py", "my_script.log"}
-    assert "Sandbox: runs in this folder\n" in done.stderr
+    assert "Sandbox: running in this folder\n" in done.stderr
     assert done.stderr.splitlines()[-1] == "Sandbox: the log is my_script.log"
 
 
@@ -105,7 +105,7 @@ def test_a_file_in_the_place_of_the_folder_is_said_in_one_line(script: Script, t
     (tmp_path / "my_script.sandbox").touch()
     done = sandbox(tmp_path, script("print('never here')"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"sandbox.py: my_script.sandbox cannot be made \(.+\): .+ --here\n", done.stderr)
+    assert re.fullmatch(r"sandbox.py: my_script.sandbox cannot be created \(.+\): .+ --here\n", done.stderr)
 
 
 def test_a_dialect_shows_what_it_does_to_a_script(script: Script, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_an_interpreter_without_the_packages_is_replaced_and_the_other_one_named
     other = sandbox(tmp_path, script("print(1)"), flags=("-S",))  # -S: no installed packages
     assert other.stdout == "1\n", other.stderr
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    assert re.search(rf", by tests/\.venv/{re.escape(version)} as your Python has no httpx2?\n", other.stderr)
+    assert re.search(rf", with tests/\.venv/{re.escape(version)} because your Python has no httpx2?\n", other.stderr)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="httpx2 needs Python 3.11")
@@ -216,7 +216,7 @@ def test_a_service_of_the_scripts_own_gets_a_session_and_a_sentence_for_all_else
     assert done.stdout == f"200 True\n404 {{'statusCode': 404, 'message': {sentence!r}}}\n", done.stderr
     assert re.search(r"(?m)^  config_token +3  3 accepted$", done.stderr)
     assert re.search(r"(?m)^  no such endpoint +1  GET /lab/api/results/7$", done.stderr)
-    assert re.search(r"(?m)^Sandbox: .* 404; --answer NAME=FILE.json makes it return your file$", done.stderr)
+    assert re.search(r"(?m)^Sandbox: .* 404; --answer NAME=FILE.json makes one return your file$", done.stderr)
 
 
 FETCH_RESULTS = """
@@ -302,7 +302,7 @@ def test_a_service_whose_address_is_fixed_is_refused_with_the_line_to_change(wit
     assert (done.returncode, done.stdout) == (2, "")
     [number] = [n for n, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1) if "let-me-in" in line]
     wanted = 'os.environ.get("EB_LAB_URL") or "https://..."'
-    shown = re.escape(f"sandbox.py: my_script.py, line {number}: the address of LAB is fixed")
+    shown = re.escape(f"sandbox.py: my_script.py, line {number}: the address of LAB is hard-coded")
     assert re.fullmatch(rf"{shown}.+{re.escape(wanted)}.*\n", done.stderr)
     assert names_in(tmp_path) == {"my_script.py"}
 

@@ -69,17 +69,17 @@ def nested(answer: Answer) -> Answer:
 
 
 def forbidden(answer: Answer) -> Answer:
-    """403 for a dead token."""
+    """an expired token gets a 403."""
     return replace(answer, status=403) if answer.is_dead_token else answer
 
 
 def redirected(answer: Answer) -> Answer:
-    """302 to a login page for a dead token."""
+    """an expired token gets a 302 to a login page."""
     return replace(answer, status=302, body=None, headers={"Location": "/login"}) if answer.is_dead_token else answer
 
 
 def error_as_success(answer: Answer) -> Answer:
-    """200 with an error inside for a dead token."""
+    """an expired token gets a 200 with an error inside."""
     return replace(answer, status=200, body={"error": "token expired"}) if answer.is_dead_token else answer
 
 
@@ -118,26 +118,26 @@ KEPT = {"renewals": {"rotates": False}}
 
 DIALECTS = {
     "token-names": Dialect("tokens are called accessToken, refreshToken, user_id", spoken=renamed),
-    "token-nested": Dialect("token answers are nested in data", spoken=nested),
-    "dead-token-403": Dialect("403 for a dead token", spoken=forbidden),
-    "dead-token-302": Dialect("302 to a login page for a dead token", spoken=redirected),
-    "dead-token-200": Dialect("200 with an error inside for a dead token", spoken=error_as_success),
+    "token-nested": Dialect("token responses are nested in data", spoken=nested),
+    "dead-token-403": Dialect("an expired token gets a 403", spoken=forbidden),
+    "dead-token-302": Dialect("an expired token gets a 302 to a login page", spoken=redirected),
+    "dead-token-200": Dialect("an expired token gets a 200 with an error inside", spoken=error_as_success),
     "pages-from-0": Dialect("the first page has number 0", {"first_page": 0}),
     "pages-capped": Dialect(f"at most {PAGE_CAP} inclusions on a page", {"page_cap": PAGE_CAP}),
-    "pages-cut": Dialect(f"at most {PAGE_CAP} inclusions on a page, the others on none", spoken=CUT),
-    "total-of-page": Dialect("total counts the page alone", spoken=TOTAL_OF_PAGE),
-    "total-missing": Dialect("no total", spoken=of(PAGE, without("total"))),
+    "pages-cut": Dialect(f"at most {PAGE_CAP} inclusions on a page, and the others on no page", spoken=CUT),
+    "total-of-page": Dialect("total counts only the page", spoken=TOTAL_OF_PAGE),
+    "total-missing": Dialect("there is no total", spoken=of(PAGE, without("total"))),
     "page-content": Dialect("the list of a page is in content", spoken=IN_CONTENT),
-    "page-ids": Dialect("inclusions have subjectId in place of patientId", spoken=of(PAGE, by_subject)),
+    "page-ids": Dialect("inclusions have subjectId instead of patientId", spoken=of(PAGE, by_subject)),
     "list-wrapped": Dialect("every list is wrapped in an object", spoken=wrapped),
-    "refresh-kept": Dialect("a refresh gives the same refresh token again", KEPT),
+    "refresh-kept": Dialect("a refresh returns the same refresh token again", KEPT),
     "refresh-omitted": Dialect(
-        "a refresh gives no refresh token", KEPT, spoken=of("refresh_token", without("refresh_token"))
+        "a refresh returns no refresh token", KEPT, spoken=of("refresh_token", without("refresh_token"))
     ),
     "one-session": Dialect("a login ends the user's other sessions", {"one_session": True}),
     "clock-ahead": Dialect(f"the clock is {CLOCK_AHEAD // 60} minutes ahead", {"clock_ahead": CLOCK_AHEAD}),
-    "rate-limit": Dialect(f"{RATE_LIMIT} calls per second, told in headers", {"rate_limit": RATE_LIMIT}),
+    "rate-limit": Dialect(f"{RATE_LIMIT} calls per second, announced in headers", {"rate_limit": RATE_LIMIT}),
     "jwt": Dialect("access tokens are JWTs", {"jwt": True}),
-    "moved": Dialect("the path of the centres is another", moved=MOVED),
-    "moved-all": Dialect("every path is another", moved=MOVED_ALL),
+    "moved": Dialect("the path of the centres is different", moved=MOVED),
+    "moved-all": Dialect("every path is different", moved=MOVED_ALL),
 }

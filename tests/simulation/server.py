@@ -31,26 +31,26 @@ THREADS = "20"  # offered to a script whose user has not set EB_THREADS
 def add_options(parser: argparse.ArgumentParser, latency: float = 0.0) -> None:
     """Add the options of the simulated platform to a parser; `latency` is the default of --latency."""
     add = parser.add_argument_group("the simulated platform").add_argument
-    add("--centres", type=_number(int, 1), default=100, metavar="N", help="how many centres there are (%(default)s)")
-    add("--patients", type=_number(int, 0), default=2500, metavar="N", help="how many patients (%(default)s)")
-    add("--seed", type=int, default=2022, metavar="N", help="another seed gives other data and faults (%(default)s)")
+    add("--centres", type=_number(int, 1), default=100, metavar="N", help="number of centres (%(default)s)")
+    add("--patients", type=_number(int, 0), default=2500, metavar="N", help="number of patients (%(default)s)")
+    add("--seed", type=int, default=2022, metavar="N", help="seed for the data and the faults (%(default)s)")
     seconds = {"type": _number(float, 0), "metavar": "SECONDS"}
-    add("--latency", **seconds, default=latency, help="how long each call takes (%(default)s)")
-    add("--token-lifetime", **seconds, default=300.0, help="until a token of RC or GDD expires (%(default)s)")
-    add("--iam-token-lifetime", **seconds, default=300.0, help="until a token of IAM expires (%(default)s)")
-    add("--faults", type=rate, default=0.0, metavar="RATE", help="share of calls that go wrong, 0 to 1, in all ways")
-    kinds = f"share of calls that go wrong in one way: {', '.join(KINDS)}"
+    add("--latency", **seconds, default=latency, help="how long every call takes (%(default)s)")
+    add("--token-lifetime", **seconds, default=300.0, help="time until a token of RC or GDD expires (%(default)s)")
+    add("--iam-token-lifetime", **seconds, default=300.0, help="time until a token of IAM expires (%(default)s)")
+    add("--faults", type=rate, default=0.0, metavar="RATE", help="share of calls with a fault of any kind, 0 to 1")
+    kinds = f"share of calls with one kind of fault: {', '.join(KINDS)}"
     add("--fault", type=kind_and_rate, action="append", default=[], metavar="KIND=RATE", help=kinds)
-    add("--slow", **seconds, default=1.0, help="how much longer a call takes that the fault slow strikes (%(default)s)")
+    add("--slow", **seconds, default=1.0, help="extra time for calls with the fault slow (%(default)s)")
     add("--failing", type=_number(int, 0), default=0, metavar="N", help="patients whose record is always an error 500")
-    add("--answer", **_several("NAME=FILE.json", answer_from), help="what an endpoint of your own answers: this file")
+    add("--answer", **_several("NAME=FILE.json", answer_from), help="file that an endpoint you added returns")
     add("--endpoint", **_several("NAME=SERVICE/PATH", place_of), help=argparse.SUPPRESS)  # where --answer is served
-    add("--service", **_several("NAME", str), help="one more service: it opens sessions, all else is an error 404")
+    add("--service", **_several("NAME", str), help="extra service: it opens sessions, and all else is an error 404")
     spoken = "; ".join(f"{name}: {dialect.what}" for name, dialect in DIALECTS.items())
-    add("--dialect", **_several("NAME", str), choices=DIALECTS, help=f"what is unlike the assumed platform. {spoken}")
-    add("--user", default="investigatrice@sandbox.example", metavar="NAME", help="who may log in (%(default)s)")
-    add("--password", default="Xq7-simulated-Zw3", help="with which password (%(default)s)")
-    add("--certfile", metavar="FILE", help="serve https with this certificate and its key")
+    add("--dialect", **_several("NAME", str), choices=DIALECTS, help=f"difference from the assumed platform. {spoken}")
+    add("--user", default="investigatrice@sandbox.example", metavar="NAME", help="user who can log in (%(default)s)")
+    add("--password", default="Xq7-simulated-Zw3", help="password of this user (%(default)s)")
+    add("--certfile", metavar="FILE", help="serve HTTPS with the certificate and key in this file")
 
 
 def answer_from(text: str) -> tuple[str, bytes]:
@@ -123,7 +123,7 @@ class Simulator:
         line = self._first_line()
         if not line:
             self._process.communicate()
-            raise RuntimeError(f"the simulated platform did not start: {self._complaints() or 'no answer'}")
+            raise RuntimeError(f"the simulated platform did not start: {self._complaints() or 'no response'}")
         self.url = json.loads(line)["url"]
         return self
 
