@@ -53,7 +53,7 @@ def read(path: Path) -> ScriptFile:
     mark, line_end = "\ufeff" * text.startswith("\ufeff"), "\r\n" if "\r\n" in text else "\n"
     text = text.removeprefix(mark)
     if "\r" in text.replace("\r\n", "") or (line_end == "\r\n" and "\n" in text.replace("\r\n", "")):
-        raise Refused("has line ends of more than one kind: save it with those of Unix or of Windows first")
+        raise Refused("mixes different line endings: save it with Unix or Windows line endings first")
     return ScriptFile(path, text.replace("\r\n", "\n"), mark, line_end)
 
 

@@ -1,9 +1,9 @@
 """Put the template's engine into a copy of the template: python3 tests/upgrade.py my_script.py.
 
-The copy may be one of any version since 1.3.0 and may lie anywhere. It gets the template's engine, TEMPLATE_VERSION and
-requirements; constants and endpoints that it lacks; and the present form of each API function that its author left as
-it was shipped. All else stays as it is. The copy as it was is kept beside it; if its engine had been edited, a diff
-shows how: against the template of its version if this is a git clone, else against the new one.
+The copy can be of any version since 1.3.0 and can be anywhere. It gets the template's engine, TEMPLATE_VERSION and
+requirements, the constants and endpoints that it lacks, and the current form of every API function that its author did
+not edit. Everything else stays as it is. The old version is kept next to it. If its engine was edited, a diff shows
+how: against the template of its version if this is a git clone, otherwise against the new one.
 
 Exit code: 0 done, or nothing to do; 2 the script cannot be upgraded, and nothing was written.
 """
@@ -58,14 +58,14 @@ def upgrade(file: ScriptFile, template: Script) -> None:
     new = mended.edited(imports.values())
     to_look_at = list(notes(copy, new, template))
     if new.text == file.text:
-        print(f"{name} has all that template {present} has: nothing to do")
+        print(f"{name} already has everything in template {present}: nothing to do")
         print_list("To look at", to_look_at)
         return
     changes = engine_diff(copy, template)
     kept, diff = write(file, new.text, dotted(copy.version), changes)
     base = changes.partition("\n")[0].removeprefix("--- ")
-    edited = [f"the engine had been edited: {diff} shows how it differs from {base}"] if diff else []
-    print(f"{name}: upgraded from template {dotted(copy.version)} to {present}; the script as it was: {kept}")
+    edited = [f"the engine was edited: {diff} shows how it differs from {base}"] if diff else []
+    print(f"{name}: upgraded from template {dotted(copy.version)} to {present}; the old version is {kept}")
     print_list("Replaced", replaced)
     print_list("Added", [*imports, *added])
     print_list("To look at", [*edited, *to_look_at])
@@ -82,11 +82,11 @@ def replacements(copy: Script, template: Script) -> Iterator[tuple[str, Edit]]:
     """What is the template's in a copy, where that has changed, each with the edit that renews it."""
     engine, (first, last) = template.part(template.engine), copy.engine
     if plain(copy.part(copy.engine)) != plain(engine):
-        yield f"the engine (it was lines {first:,} to {last:,})", (first, last, engine)
+        yield f"the engine (previously lines {first:,} to {last:,})", (first, last, engine)
     if copy.version != template.version:
         number = next(number for number, line in enumerate(copy.lines, 1) if VERSION.match(line))
         line = copy.lines[number - 1].replace(dotted(copy.version), dotted(template.version))
-        yield f"TEMPLATE_VERSION: it is {dotted(template.version)} now", (number, number, line)
+        yield f"TEMPLATE_VERSION: it is now {dotted(template.version)}", (number, number, line)
     renewed = outdated(copy, template)
     for name, edit in renewed.items():
         yield f"{name}, which you had not edited", edit
@@ -112,7 +112,7 @@ def notes(copy: Script, new: Script, template: Script) -> Iterator[str]:
     yield from names_to_look_at(copy, new)
     yield from stay_as_they_are(copy, new, template)
     for name in (name for name, _ in lacking_endpoints(new, template)):
-        yield f"{name} has to be added by hand, for these endpoints are not laid out as in {NAME}"
+        yield f"{name} has to be added by hand, because these endpoints are not laid out as in {NAME}"
 
 
 def engine_diff(copy: Script, template: Script) -> str:

@@ -28,7 +28,7 @@ NAME = TEMPLATE.name
 TODAY = TEMPLATE.read_text(encoding="utf-8")
 VERSION = re.compile(r'(?m)^TEMPLATE_VERSION = "(.*?)"')
 PRESENT = VERSION.findall(TODAY)[0]
-NOTHING = f"my_script.py has all that template {PRESENT} has: nothing to do\n"
+NOTHING = f"my_script.py already has everything in template {PRESENT}: nothing to do\n"
 UPGRADE, SANDBOX = TOP / "tests" / "upgrade.py", TOP / "tests" / "sandbox.py"
 ENGINE = re.compile(
     r"(?ms)^# =+ ENGINE BEGINS\b.*?^# =+ ENGINE ENDS\b.*?$|^# =+ Engine: errors and stopping$.*?(?=\s+^# =+ EDIT 2)"
@@ -193,15 +193,15 @@ def test_a_copy_with_edits_everywhere_gets_the_engine_keeps_the_rest_and_runs_in
 
 def test_the_output_says_what_was_replaced_what_was_added_and_what_to_look_at(copies: Copies) -> None:
     _, done, script = copies("1.3.0")
-    head = f"my_script.py: upgraded from template 1.3.0 to {PRESENT}; the script as it was: my_script.1.3.0.py"
+    head = f"my_script.py: upgraded from template 1.3.0 to {PRESENT}; the old version is my_script.1.3.0.py"
     assert done.stdout.splitlines()[0] == head
     lines = section(done.stdout, "Replaced")
-    assert lines[0].startswith("the engine (it was lines ")
-    assert {f"TEMPLATE_VERSION: it is {PRESENT} now", "get_record_by_patient, which you had not edited"} <= set(lines)
+    assert lines[0].startswith("the engine (previously lines ")
+    assert {f"TEMPLATE_VERSION: it is now {PRESENT}", "get_record_by_patient, which you had not edited"} <= set(lines)
     assert "API_DEADLINE" in section(done.stdout, "Added")
     engine, surveys = section(done.stdout, "To look at")
-    assert engine.startswith("the engine had been edited: my_script.1.3.0.engine.diff shows how it differs")
-    assert "get_surveys stays as you wrote it; the template's has changed: see" in surveys
+    assert engine.startswith("the engine was edited: my_script.1.3.0.engine.diff shows how it differs")
+    assert "get_surveys stays as you wrote it, but the template's has changed: see" in surveys
     assert (
         done.stdout.splitlines()[-1] == f"Try it: python3 {shlex.quote(SANDBOX.as_posix())} {shlex.quote(str(script))}"
     )
@@ -225,7 +225,7 @@ def test_an_engine_that_was_edited_again_is_said_again_and_nothing_is_written_ov
     for number in ("", "-2"):
         script.write_text(ours, encoding="utf-8")
         done = upgrade(script, script.parent)
-        assert f"the engine had been edited: my_script.{PRESENT}.engine{number}.diff shows" in done.stdout
+        assert f"the engine was edited: my_script.{PRESENT}.engine{number}.diff shows" in done.stdout
         assert script.read_text(encoding="utf-8") == TODAY
         assert script.with_name(f"my_script.{PRESENT}{number}.py").read_text(encoding="utf-8") == ours
         diff = script.with_name(f"my_script.{PRESENT}.engine{number}.diff").read_text(encoding="utf-8")
@@ -307,7 +307,7 @@ def test_a_function_stays_as_the_author_wrote_it_or_deleted_it_and_is_renewed_ot
     assert ("  # ours\n" in text, '"""Our report' in text, "get_surveys" in text) == (True, True, False)
     assert re.findall(function("get_record_by_patient"), text) == re.findall(function("get_record_by_patient"), TODAY)
     [note] = section(done.stdout, "To look at")
-    assert "get_all_inclusions stays as you wrote it; the template's has changed" in note
+    assert "get_all_inclusions stays as you wrote it, but the template's has changed" in note
 
 
 # Names
@@ -328,8 +328,8 @@ def test_names_that_the_engine_and_the_author_share_are_named(copy: Written) -> 
     script = copy(below(own, replaced("(?m)^(?=MAX_THREADS = )", "logger = 1\n", TODAY)))
     notes = section(upgrade(script, script.parent).stdout, "To look at")
     first = script.read_text(encoding="utf-8").splitlines().index("def every_page():") + 1
-    fix = "takes the place of the engine's: give it another name"
-    assert f"line {first + 1}: {used} is the engine's own, which may change it: do without it" in notes
+    fix = "replaces the engine's: give it another name"
+    assert f"line {first + 1}: {used} belongs to the engine, which may change it: do not use it" in notes
     assert {f"line {first}: your every_page {fix}", f"line {first + 4}: your {set_} {fix}"} < set(notes)
     assert len(notes) == 4
     assert [note for note in notes if "your logger is replaced by the engine's: give it another name" in note]
@@ -386,9 +386,9 @@ def test_the_authors_own_requirements_survive(own: str, expected: str, copy: Wri
 OLD = 'TEMPLATE_VERSION = "2.2.0"\n# ==== Engine: errors and stopping\n# ==== EDIT 2: API functions\n'
 MARKS = re.findall("(?m)^# =+ ENGINE (?:BEGINS|ENDS).*$", TODAY)
 BAD = {
-    "another script": ("print(1)\n", 'is no copy of the template: it has no line TEMPLATE_VERSION = "..."'),
-    "a version that is none": ('TEMPLATE_VERSION = "mine"\n', 'says TEMPLATE_VERSION = "mine", which is no version'),
-    "too old": (OLD.replace("2.2.0", "1.2.0"), "is from template 1.2.0, and upgrades begin with 1.3.0"),
+    "another script": ("print(1)\n", 'is not a copy of the template: it has no line TEMPLATE_VERSION = "..."'),
+    "a version that is none": ('TEMPLATE_VERSION = "mine"\n', 'says TEMPLATE_VERSION = "mine", which is not a version'),
+    "too old": (OLD.replace("2.2.0", "1.2.0"), "is from template 1.2.0, but upgrades start at 1.3.0"),
     "too new": (TODAY.replace(PRESENT, "99.0.0"), f"is from template 99.0.0, newer than this one ({PRESENT})"),
     "no banner": (OLD.replace("Engine", "engine"), 'has no line "# ==== Engine: errors and stopping"'),
     "no marks": (re.sub("(?m)^# =+ ENGINE.*\n", "", TODAY), 'has no line "# ==== ENGINE BEGINS"'),
@@ -399,8 +399,8 @@ BAD = {
     ),
     "a conflict that git left": (TODAY + "<<<<<<< ours\n", "cannot be read by this Python"),
     "Latin-1": (TODAY.encode() + "# été\n".encode("latin-1"), "is not UTF-8, see line "),
-    "line ends of two kinds": (TODAY + "# one\r\n", "has line ends of more than one kind"),
-    "nothing": ("", "is no copy of the template"),
+    "line ends of two kinds": (TODAY + "# one\r\n", "mixes different line endings"),
+    "nothing": ("", "is not a copy of the template"),
 }
 
 

@@ -70,10 +70,10 @@ def names_to_look_at(before: Script, after: Script) -> Iterator[str]:
         yield f"{spoken(used[name])}: {name} is not defined{reason}"
     for name in sorted((own.used & engine) - own.bound):
         if name.startswith("_"):
-            yield f"{spoken(used[name])}: {name} is the engine's own, which may change it: do without it"
+            yield f"{spoken(used[name])}: {name} belongs to the engine, which may change it: do not use it"
     for name in sorted(own.bound & engine):
         below = max(bound[name], default=0) > after.engine[1]
-        effect = "takes the place of the engine's" if below else "is replaced by the engine's"
+        effect = "replaces the engine's" if below else "is replaced by the engine's"
         yield f"{spoken(bound[name])}: your {name} {effect}: give it another name"
 
 

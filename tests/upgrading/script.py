@@ -70,13 +70,13 @@ def version_of(text: str) -> tuple[int, ...]:
     """The version of the template that a script was copied from."""
     found = VERSION.search(text)
     if not found:
-        raise Refused('is no copy of the template: it has no line TEMPLATE_VERSION = "..."')
+        raise Refused('is not a copy of the template: it has no line TEMPLATE_VERSION = "..."')
     if not re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}", found[1]):
-        raise Refused(f'says TEMPLATE_VERSION = "{found[1]}", which is no version of the template')
+        raise Refused(f'says TEMPLATE_VERSION = "{found[1]}", which is not a version of the template')
     version = tuple(map(int, found[1].split(".")))
     if version < OLDEST:
         fix = "copy eb_script_template.py and move your parts into it"
-        raise Refused(f"is from template {found[1]}, and upgrades begin with {dotted(OLDEST)}: {fix}")
+        raise Refused(f"is from template {found[1]}, but upgrades start at {dotted(OLDEST)}: {fix}")
     return version
 
 
@@ -103,5 +103,5 @@ def only_one(lines: list[str], words: str) -> int:
     found = [number for number, line in enumerate(lines, 1) if re.match(rf"# =+ {words}\b", line)]
     if len(found) != 1:
         times = "no line" if not found else f"{len(found)} lines"
-        raise Refused(f'has {times} "# ==== {words}", where the template has one: it shows what is the engine')
+        raise Refused(f'has {times} "# ==== {words}", where the template has one to mark the engine')
     return found[0]

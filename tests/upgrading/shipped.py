@@ -76,4 +76,4 @@ def stay_as_they_are(before: Script, after: Script, template: Script) -> Iterato
         present = template.functions().get(name)
         if present and not is_shipped(after.part(lines), template) and fingerprint(template.part(present)) not in known:
             see = f"see {NAME}, line {present[0]}"
-            yield f"line {lines[0]}: {name} stays as you wrote it; the template's has changed: {see}"
+            yield f"line {lines[0]}: {name} stays as you wrote it, but the template's has changed: {see}"
