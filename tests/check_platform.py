@@ -1,13 +1,13 @@
 """Check what a real platform is like: python3 tests/check_platform.py [--har session.har] [--apply] [my_script.py].
 
-Takes the services, addresses and endpoints of a copy of the template, by default of the template itself, and holds what
-the script assumes of the platform against what the platform does: some 60 calls, one at a time, that change nothing.
-Credentials come from EB_USER_NAME and EB_PASSWORD, or are asked for. With --har nothing is called or asked: a browser's
-recording of a person's visit takes the place of the calls. With --apply what was found is written into my_script.py.
-What is printed, and written to my_script.platform.txt, holds names of fields, addresses, paths, client ids, counts,
-kinds, status codes and durations: no value, no token.
+Reads the services, addresses and endpoints from a copy of the template (by default, the template itself) and compares
+what the script assumes about the platform with what the platform does. It makes at most 60 calls, one at a time, which
+change nothing. It reads your credentials from EB_USER_NAME and EB_PASSWORD, or asks you for them. With --har, it calls
+and asks nothing, and reads a browser's recording of a visit instead. With --apply, it writes what it found into
+my_script.py. The output, which is also written to my_script.platform.txt, contains names of fields, addresses, paths,
+client ids, counts, types, status codes and durations, but no values and no tokens.
 
-Exit code: 0 all is as assumed, 1 something is not, 2 configuration.
+Exit code: 0 everything is as assumed, 1 something is not, 2 the configuration is wrong.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 TEMPLATE = TESTS.parent / "eb_script_template.py"
 T = TypeVar("T")
 FOR_COLLEAGUES = ".platform.txt"
-PROXY_FORM = "write http://user:password@host:port, with %23, %2F, %40, %3F for #, /, @ and ? in user and password"
+PROXY_FORM = "write http://user:password@host:port; in user and password, write %23, %2F, %40, %3F for #, /, @ and ?"
 
 
 def main() -> int:
@@ -52,7 +52,7 @@ def main() -> int:
     if not options.script.is_file():
         stop(f"there is no script {options.script}")
     if options.apply and options.script.resolve() == TEMPLATE.resolve():
-        stop("--apply changes a copy: name yours, as in check_platform.py --apply my_script.py")
+        stop("--apply changes a copy: name yours, for example check_platform.py --apply my_script.py")
     if options.har:
         return by_recording(options.har, options.script, options.apply)
     if missing_package(options.script):
@@ -66,9 +66,9 @@ def read_command_line() -> argparse.Namespace:
         description=__doc__, epilog=list_of_checks(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("script", nargs="?", type=Path, default=TEMPLATE, help="a copy of the template; default: itself")
-    add("--har", type=Path, metavar="FILE", help="read what a browser recorded instead of calling the platform")
-    add("--apply", action="store_true", help="write what was found into the script; the script as it was is kept")
+    add("script", nargs="?", type=Path, default=TEMPLATE, help="a copy of the template; default: the template itself")
+    add("--har", type=Path, metavar="FILE", help="read a browser's recording instead of calling the platform")
+    add("--apply", action="store_true", help="write what was found into the script, and keep the old version")
     return parser.parse_args()
 
 
@@ -117,7 +117,7 @@ def by_recording(recording: Path, path: Path, apply: bool) -> int:
     observation = Observation(script, calls)
     if not observation.used:
         stop(
-            f"{recording.name} has no call of {', '.join(script.services)} in it: "
+            f"{recording.name} contains no call to {', '.join(script.services)}: "
             "open the developer tools first, then log in and look around"
         )
     return told_by_recording(recording, observation, passed, apply)
@@ -128,14 +128,14 @@ def told_by_recording(recording: Path, observation: Observation, passed: Counter
     from platform_check import table
 
     rest = [
-        f"{observation.used} calls of the platform",
+        f"{observation.used} calls to the platform",
         *table.passed_over(passed, len(observation.calls) - observation.used),
         *table.exports(observation.exports(), os.name == "nt"),
     ]
-    how = "from what a browser recorded, without a call"
+    how = "from a browser's recording, without calling the platform"
     differs = reported(observation.script, how, observation.findings(), lambda: rest, apply)
     delete = f'del "{recording}"' if os.name == "nt" else f"rm {shlex.quote(str(recording))}"
-    print("", f"The recording holds your password, tokens and patients. Delete it: {delete}", sep="\n")
+    print("", f"The recording contains your password, tokens and patient data. Delete it: {delete}", sep="\n")
     return int(differs)
 
 
@@ -170,7 +170,7 @@ def apply_to(script: Script, findings: Sequence[Finding]) -> None:
 
     steps = dict.fromkeys(step for finding in findings for step in finding.steps)
     edits = [(change, line) for change, line in steps if isinstance(change, changes.Edit) and line]
-    said, left = f"Nothing to change in {script.path.name} by machine", edits
+    said, left = f"Nothing in {script.path.name} can be changed automatically", edits
     if edits:
         try:
             kept, left = changes.apply(script.path, edits)
@@ -178,7 +178,7 @@ def apply_to(script: Script, findings: Sequence[Finding]) -> None:
             stop(f"{script.path.name} {reason}")
         made = len(edits) - len(left)
         places = "1 place" if made == 1 else f"{made} places"
-        said = f"Changed {script.path.name} in {places}, as said above; as it was: {kept.name}"
+        said = f"Changed {script.path.name} in {places}, as shown above; the old version is {kept.name}"
     by_hand = [step for step in steps if step not in edits or step in left]
     print("", said, *table.left_to_you(by_hand, script), sep="\n")
 
@@ -187,7 +187,7 @@ def list_of_checks() -> str:
     """How each check is tried, and what it means if it fails."""
     from platform_check.judgements import KINDS
 
-    return "checks:\n" + "\n".join(f"  {name}: {kind.tried}; else {kind.means}" for name, kind in KINDS.items())
+    return "checks:\n" + "\n".join(f"  {name}: {kind.tried}; otherwise {kind.means}" for name, kind in KINDS.items())
 
 
 def script_of(path: Path, read: Callable[[Path], T]) -> T:
@@ -195,7 +195,7 @@ def script_of(path: Path, read: Callable[[Path], T]) -> T:
     try:
         return read(path)
     except SystemExit as ended:
-        stop(f"{path.name} ends with exit code {ended.code} when it is imported: keep its last two lines as they were")
+        stop(f"{path.name} ends with exit code {ended.code} when it is imported: keep its last two lines unchanged")
     except Exception as error:
         stop(f"{path.name} cannot be read as a copy of the template ({type(error).__name__}: {error})")
 
@@ -220,15 +220,15 @@ def url_problem(url: str) -> str:
     try:
         parts = httpx.URL(url)
     except (httpx.InvalidURL, TypeError):
-        return "it is no https:// address"
+        return "it is not an https:// address"
     shown = repr(str(parts.copy_with(userinfo=b"")))
     if parts.userinfo:
-        return f"{shown} has a login in it: EB_USER_NAME and EB_PASSWORD are the place for that"
+        return f"{shown} contains a login: set EB_USER_NAME and EB_PASSWORD instead"
     if parts.host.endswith(".example"):
         return f"{shown} is a placeholder"
     if parts.scheme == "http" and not re.fullmatch(r"localhost|127(\.\d+){3}|::1", parts.host):
         return f"{shown} would send password and tokens unencrypted: use https://"
-    return "" if parts.host and parts.scheme in ("http", "https") else f"{shown} is no https:// address"
+    return "" if parts.host and parts.scheme in ("http", "https") else f"{shown} is not an https:// address"
 
 
 def credentials(module: ModuleType) -> tuple[str, str]:
@@ -257,7 +257,7 @@ def client() -> httpx.Client:
     try:
         context = httpx.create_ssl_context()
     except OSError as error:
-        stop(f"SSL_CERT_FILE: {error}; name a file of CA certificates")
+        stop(f"SSL_CERT_FILE: {error}; set it to a file of CA certificates")
     context.load_default_certs()
     try:
         return httpx.Client(verify=context, mounts={"http://": None})
@@ -277,7 +277,7 @@ def check_proxies() -> None:
         except ValueError:
             sound = False
         if value and (not sound or parts.path.strip("/") or parts.netloc.count("@") > 1):
-            stop(f"{name} is no address of a proxy: {PROXY_FORM}")
+            stop(f"{name} is not the address of a proxy: {PROXY_FORM}")
 
 
 def write(path: Path, text: str) -> None:
@@ -289,7 +289,7 @@ def write(path: Path, text: str) -> None:
     except OSError as error:
         print(f"{path} could not be written ({error.strerror}): start the check in another folder", file=sys.stderr)
     else:
-        print(f"Written to {path}, without values, credentials, tokens: to be sent to a colleague")
+        print(f"Written to {path} without values, credentials or tokens, so that you can send it to a colleague")
 
 
 if __name__ == "__main__":

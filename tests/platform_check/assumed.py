@@ -41,13 +41,13 @@ DATA_CALLS = {
 CLICKS = {
     "login": "log out, open the developer tools, then log in",
     "config_token": "log out, open the developer tools, then log in and open this part of the platform",
-    "refresh_token": "leave the page open until the session has to be renewed, then click on",
+    "refresh_token": "leave the page open until the session has to be renewed, then click something",
     "organizations": "open the list of centres",
     "statistics": "open a page that counts the inclusions of a centre",
     "search_inclusions": "open the list of a centre's patients",
     "record_by_patient": "open a patient",
     "surveys": "open a patient's questionnaires",
-    "request_by_tube": "look up a sample tube that stands in a patient's record you opened",
+    "request_by_tube": "look up a sample tube from a patient's record that you opened",
 }
 
 

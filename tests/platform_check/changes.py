@@ -24,7 +24,7 @@ class Edit:
     words: str = ""
 
     def __str__(self) -> str:
-        return self.words or f"write `{self.new}` {'above' if self.above else 'for'} `{self.old}`"
+        return self.words or f"write `{self.new}` {'above' if self.above else 'instead of'} `{self.old}`"
 
 
 def changed(source: str, steps: Iterable[tuple[Edit, int]]) -> tuple[str, list[tuple[Edit, int]]]:
@@ -66,7 +66,7 @@ def apply(path: Path, steps: Iterable[tuple[Edit, int]]) -> tuple[Path, list[tup
     try:
         ast.parse(new)
     except SyntaxError:
-        raise Refused("would be no Python any more: nothing is changed") from None
+        raise Refused("would no longer be valid Python: nothing was changed") from None
     with script_file.all_or_nothing(kept):
         file.replace(new, kept)
     return kept, left

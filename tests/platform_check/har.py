@@ -22,14 +22,14 @@ from script_file import Refused
 MOST_BYTES = 100_000_000  # of a file; it is read at once, and takes some five times as much of memory
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 SAVE = (
-    "in the developer tools of the browser, tab Network, choose the arrow “Export HAR” (Chrome, Edge), "
+    "in the Network tab of the browser's developer tools, choose the arrow “Export HAR” (Chrome, Edge), "
     "or right-click a line and choose “Save All As HAR” (Firefox)"
 )
 
 # Kinds of what is passed over, those that are named more than once.
 PAGES = "pages, scripts, pictures, fonts and the like"
-REPORTS = "answers without JSON"
-CUT = "answers whose body is cut off"
+REPORTS = "responses without JSON"
+CUT = "responses whose body is cut off"
 PAGE_KINDS = ("document", "stylesheet", "script", "font", "image", "media", "manifest", "texttrack")
 PAGE_TYPES = ("html", "javascript", "css", "font", "image/", "audio/", "video/", "wasm", "manifest")
 
@@ -67,8 +67,8 @@ def read(path: Path) -> tuple[list[Call], Counter[str]]:
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise Refused(
-            f"has {size / 1e6:,.0f} MB, and {MOST_BYTES / 1e6:.0f} are read: "
-            "choose Fetch/XHR (Firefox: XHR) in the tab Network, empty its list, and record again"
+            f"has {size / 1e6:,.0f} MB, but at most {MOST_BYTES / 1e6:.0f} MB are read: "
+            "choose Fetch/XHR (Firefox: XHR) in the Network tab, clear its list, and record again"
         )
     calls, passed = list[tuple[float, Call]](), Counter[str]()
     for entry in entries_of(path):
@@ -87,12 +87,12 @@ def entries_of(path: Path) -> list[Any]:
     try:
         log = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        raise Refused(f"is no HAR file, or only a part of one: {SAVE}") from None
+        raise Refused(f"is not a HAR file, or only part of one: {SAVE}") from None
     entries = at(log, "log", "entries")
     if not isinstance(entries, list):
-        raise Refused(f"is no HAR file: {SAVE}")
+        raise Refused(f"is not a HAR file: {SAVE}")
     if not entries:
-        raise Refused("has no calls in it: open the developer tools first, then log in and look around")
+        raise Refused("contains no calls: open the developer tools first, then log in and look around")
     return entries
 
 
@@ -110,9 +110,9 @@ def call_of(entry: Any) -> Call | str:
     if method == "OPTIONS":
         return "preflights"
     if type(status) is not int or not 100 <= status < 600:
-        return "calls that were aborted"
+        return "aborted calls"
     if status == 304 or at(entry, "_fromCache"):
-        return "answers from the cache"
+        return "responses from the cache"
     sent = sent_by(request)
     if is_graphql(url.path, sent):
         return "GraphQL"
@@ -165,7 +165,7 @@ def body_of(content: Any) -> tuple[Any, str]:
     text, told = at(content, "text"), str(at(content, "mimeType")).lower()
     if not isinstance(text, str) or not text:
         size = at(content, "size")
-        return NO_JSON, "answers whose body the file leaves out" if "json" in told and size != 0 else REPORTS
+        return NO_JSON, "responses whose body is not in the file" if "json" in told and size != 0 else REPORTS
     if at(content, "encoding") == "base64":
         try:
             text = base64.b64decode(text).decode("utf-8-sig")

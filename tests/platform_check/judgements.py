@@ -21,13 +21,13 @@ BUSY = (429, 500, 502, 503, 504)
 LATER = "the platform is busy or down: run the check again later"
 ASK = "ask the platform's operator, or look in your browser while you use the platform (F12, Network)"
 FEW_DAYS, MUCH_SKEW = 14, 30  # days of a certificate, seconds of a clock
-UNDER_ITS_NAME = f"under the name that the platform knows: {ASK}"
-NO_LARGE_CENTRE = "no centre with several inclusions among those looked at"
+UNDER_ITS_NAME = f"under the name that the platform uses: {ASK}"
+NO_LARGE_CENTRE = "none of the centres checked has several inclusions"
 USUAL_LATENCY = 0.1  # seconds; nearer ones are no measure of how fast a script calls
-FIREWALL = "a firewall or a portal answers in place of the platform: open its address in a browser on this machine"
+FIREWALL = "a firewall or a portal answers instead of the platform: open its address in a browser on this machine"
 PROXY = (
     "correct HTTPS_PROXY: its address, user and password (with %23, %2F, %40 for #, / and @ in them); "
-    "NO_PROXY names hosts to reach without it"
+    "NO_PROXY lists hosts that bypass it"
 )
 
 
@@ -40,23 +40,30 @@ class Kind:
 
 
 KINDS = {
-    "address": Kind("a call without a token", "nothing of this service can be reached, or not for long"),
+    "address": Kind("a call without a token", "this service cannot be reached, or not for much longer"),
     "login": Kind("one login", "no script can log in"),
-    "config_token": Kind("one token configuration", "no call of this service is possible"),
-    "data": Kind("one call, with the ids that earlier answers gave", "the functions that call it fail"),
+    "config_token": Kind("one token configuration", "no call to this service is possible"),
+    "data": Kind("one call, with ids from earlier responses", "the functions that call it fail"),
     "wrong token": Kind(
-        "a data call with a wrong token", "the script does not see that its token has run out, and fails"
+        "a data call with a wrong token", "the script does not notice that its token has expired, and fails"
     ),
-    "refresh_token": Kind("one refresh", "the script logs in again each time its token has run out"),
-    "after refresh": Kind("a data call with the new access token, one with the old", "a renewed token may be no good"),
-    "second session": Kind("a second login, then a call with the first token", "two scripts at a time end each other"),
+    "refresh_token": Kind("one refresh", "the script logs in again every time its token has expired"),
+    "after refresh": Kind(
+        "a data call with the new access token, and one with the old one", "a renewed token may not work"
+    ),
+    "second session": Kind(
+        "a second login, then a call with the first token", "two scripts running at once end each other's sessions"
+    ),
     "page": Kind("pages of the largest of ten centres", "no inclusion can be read"),
-    "first page": Kind("pages 0, 1, 2 of one inclusion each", "inclusions are missing, or a page comes twice"),
+    "first page": Kind("pages 0, 1, 2 of one inclusion each", "inclusions are missing, or a page is read twice"),
     "page size": Kind("one page as large as the script asks for", "pages may not add up"),
     "total": Kind("`total` of a page of one inclusion", "the script cannot know when it has all inclusions"),
-    "latency, keep-alive": Kind("ten equal calls", "each call pays for a new connection"),
-    "rate limit": Kind("headers and 429 of all calls", "a script is held up by 429 much of its time"),
-    "clock": Kind("`Date` of all answers", "times in logs do not agree, certificates and tokens may seem out of date"),
+    "latency, keep-alive": Kind("ten identical calls", "every call has to open a new connection"),
+    "rate limit": Kind("the headers of all calls, and any 429", "429 responses hold up a script much of the time"),
+    "clock": Kind(
+        "the Date header of all responses",
+        "times in logs do not agree, and certificates and tokens may seem out of date",
+    ),
 }
 
 
@@ -106,7 +113,7 @@ def unless_made(finding: Finding, made: bool) -> Finding:
     """The same as a good line if the script reads it so already."""
     if not made or finding.verdict != DIFFERS:
         return finding
-    return Finding(finding.about, f"{finding.seen}; the script knows (line {finding.steps[0][1]})")
+    return Finding(finding.about, f"{finding.seen}; the script already handles it (line {finding.steps[0][1]})")
 
 
 def address(app: str, seen: Seen, script: Script) -> Finding:
@@ -117,10 +124,10 @@ def address(app: str, seen: Seen, script: Script) -> Finding:
     if seen.failure:
         return differs(this, seen.failure, f"correct EB_{app}_URL, or the base_url", script.entry(app, "base_url").line)
     issuer, days = seen.certificate or ("", math.inf)
-    words = f"{seen} without a token" + (f", leads to {seen.leads_to}" if seen.leads_to else "")
-    words += f", certificate of {issuer}, {days:.0f} days left" if issuer else ""
+    words = f"{seen} without a token" + (f", redirects to {seen.leads_to}" if seen.leads_to else "")
+    words += f", certificate from {issuer}, {days:.0f} days left" if issuer else ""
     if days < FEW_DAYS:
-        return differs(this, words, "tell the platform's operator that its certificate runs out")
+        return differs(this, words, "tell the platform's operator that its certificate is about to expire")
     if seen.status in (407, 511):
         return differs(this, words, f"something between you and the platform asks for a login: {PROXY}")
     return Finding(this, words)
@@ -140,9 +147,9 @@ def token_answer(app: str, endpoint: str, seen: Seen, earlier: Mapping[str, Path
     paths, place = token_fields(endpoint, seen), script.token_answers()
     missing = [name for name in wanted if name not in paths]
     if missing:
-        cookie = "; a cookie is set, the session may be in it" if "set-cookie" in seen.headers else ""
+        cookie = "; a cookie is set, which may hold the session" if "set-cookie" in seen.headers else ""
         words = f"{seen}, {shape.kind(seen.body)}; no {' and no '.join(missing)}{cookie}"
-        return differs(this, words, f"give back a dict with {', '.join(wanted)}", place.line)
+        return differs(this, words, f"return a dict with {', '.join(wanted)}", place.line)
     other = {name: path for name, path in paths.items() if path != (name,)}
     words = f"{seen}, {shape.names(seen.body)}{lifetime(seen, paths['access_token'])}"
     if not other:
@@ -155,7 +162,7 @@ def token_answer(app: str, endpoint: str, seen: Seen, earlier: Mapping[str, Path
 def described(seen: Seen) -> str:
     """Status and kind of an answer that should have been another."""
     if seen.status // 100 == 3:
-        return f"{seen}, sent to {seen.leads_to}"
+        return f"{seen}, redirected to {seen.leads_to}"
     if seen.html:
         return f"{seen}, a web page"
     if seen.failure or (seen.body is shape.NO_JSON and seen.status // 100 != 2):
@@ -166,9 +173,9 @@ def described(seen: Seen) -> str:
 # Why a token call was refused, by its status: what to do, and the entry of the service to correct.
 REFUSALS: dict[str, dict[tuple[int, ...], tuple[str, str]]] = {
     "login": {
-        (401,): ("check EB_USER_NAME and EB_PASSWORD (tried once, so that no account is locked)", ""),
+        (401,): ("check EB_USER_NAME and EB_PASSWORD (tried only once, so that the account is not locked)", ""),
         (403,): (
-            "the platform lets this user not in: ask its operator for the rights, or whether the account is locked",
+            "the platform does not let this user in: ask its operator for access, or whether the account is locked",
             "",
         ),
     },
@@ -188,7 +195,7 @@ def refusal_remedy(app: str, endpoint: str, seen: Seen, script: Script) -> tuple
     if seen.failure or seen.status == 407:
         return f"see {app} address", 0 if seen.proxy else script.entry(app, "base_url").line
     if seen.status // 100 == 3:
-        return f"correct EB_{app}_URL or the path: this call is sent to {seen.leads_to}", line
+        return f"correct EB_{app}_URL or the path: this call is redirected to {seen.leads_to}", line
     if seen.status in BUSY:
         return LATER, 0
     if seen.html:
@@ -197,7 +204,7 @@ def refusal_remedy(app: str, endpoint: str, seen: Seen, script: Script) -> tuple
         if seen.status in statuses:
             return remedy.format(app), script.entry(app, entry).line if entry else 0
     if seen.status in (400, 422):
-        return f"send other fields: {ASK}", script.mention(endpoint).line
+        return f"send different fields: {ASK}", script.mention(endpoint).line
     return f"correct the path: {ASK}", line
 
 
@@ -206,7 +213,7 @@ def reading(paths: Mapping[str, Path], place: Place) -> Step:
     parents = {path[:-1] for path in paths.values()}
     if len(parents) != 1:
         where = ", ".join(f"{name} from {'.'.join(path)}" for name, path in sorted(paths.items()))
-        return f"give back a dict with {where}", place.line
+        return f"return a dict with {where}", place.line
     whole = place.text + subscripts(parents.pop())
     renamed = ", ".join(f'"{path[-1]}": "{name}"' for name, path in sorted(paths.items()) if path[-1] != name)
     if renamed:
@@ -223,9 +230,11 @@ def lifetime(seen: Seen, path: Path) -> str:
     """How long an access token lives, if it or the answer says so."""
     seconds = shape.jwt_lifetime(str(shape.at(seen.body, *path)), time.time())
     if seconds is not None:
-        return "; a JWT that lives " + ("without end" if math.isnan(seconds) else shape.duration(seconds))
+        return "; a JWT that " + (
+            "never expires" if math.isnan(seconds) else f"expires after {shape.duration(seconds)}"
+        )
     told = shape.at(seen.body, *path[:-1], "expires_in")
-    return f"; lives {shape.duration(told)}" if type(told) is int and 0 < told < 1e9 else ""
+    return f"; expires after {shape.duration(told)}" if type(told) is int and 0 < told < 1e9 else ""
 
 
 def data_answer(app: str, endpoint: str, seen: Seen, script: Script) -> Finding:
@@ -236,7 +245,7 @@ def data_answer(app: str, endpoint: str, seen: Seen, script: Script) -> Finding:
     if seen.failure or seen.status in BUSY:
         return differs(this, described(seen), LATER)
     if seen.status in (401, 403):
-        rights = "the call is not allowed to this user: ask the operator for the rights, or comment the entry out"
+        rights = "this user may not make the call: ask the operator for access, or comment the entry out"
         return differs(this, described(seen), rights, script.entry(app, endpoint).line)
     if not seen.good:
         return differs(this, described(seen), f"correct the path: {ASK}", script.entry(app, endpoint).line)
@@ -245,7 +254,7 @@ def data_answer(app: str, endpoint: str, seen: Seen, script: Script) -> Finding:
         return Finding(this, words)
     path, place = shape.list_in(seen.body), script.answer_of(endpoint)
     if wanted is not list or not path:
-        return differs(this, words, "deal with this kind of answer", script.mention(endpoint).line)
+        return differs(this, words, "handle this kind of response", script.mention(endpoint).line)
     new = re.sub(r"\blist\b", "dict", place.text) + subscripts(path)
     finding = differs(this, f"{words}; the list is in {'.'.join(path)}", *write(new, place))
     return unless_made(finding, place.knows(*path))
@@ -257,14 +266,14 @@ def names_what_was_asked(app: str, endpoint: str, seen: Seen, asked: str, script
     if place is None or not asked or not isinstance(seen.body, dict) or not seen.good:
         return []
     key = place.text.strip("\"'")
-    this = about(app, "data", f"the answer has what was asked for as {key}", endpoint)
+    this = about(app, "data", f"{key} is the id asked for", endpoint)
     if str(seen.body.get(key)) == asked:
-        return [Finding(this, "it has")]
+        return [Finding(this, "it is")]
     other = next((name for name, value in seen.body.items() if str(value) == asked and shape.is_name(name)), None)
     if other:
-        return [differs(this, f"it is {other}", *write(f'"{other}"', place))]
-    change = "the answer does not say whose it is: take require_id away"
-    return [differs(this, "nothing at its top says it", change, place.line)]
+        return [differs(this, f"the id is in {other}", *write(f'"{other}"', place))]
+    change = "the response does not say whose it is: remove require_id"
+    return [differs(this, "no top-level field holds it", change, place.line)]
 
 
 def wrong_token(app: str, seen: Seen, good: Seen, script: Script) -> Finding:
@@ -282,8 +291,8 @@ def wrong_token(app: str, seen: Seen, good: Seen, script: Script) -> Finding:
     hints = [key for key in hints if not isinstance(good.body, dict) or key not in good.body]
     if hints:
         return error_inside(this, seen, hints[0], script)
-    words = f"{described(seen)}: as with a good token"
-    return differs(this, words, "tell the platform's operator that data are given without a good token")
+    words = f"{described(seen)}: the same as with a good token"
+    return differs(this, words, "tell the platform's operator that data are returned without a good token")
 
 
 def renewed_on(status: int, compared: str) -> tuple[str, bool]:
@@ -299,40 +308,41 @@ def error_inside(this: About, seen: Seen, hint: str, script: Script) -> Finding:
     place = script.error_raising()
     condition = f'isinstance(response.json(), dict) and "{hint}" in response.json()'
     new = f"response.status_code = 401 if {condition} else response.status_code"
-    change = Edit(new, place.text, above=True) if place.text else f"take this answer for a 401: `{new}`"
+    change = Edit(new, place.text, above=True) if place.text else f"treat this response as a 401: `{new}`"
     finding = differs(this, f"{described(seen)}: an error that looks like data", change, place.line)
     return unless_made(finding, place.knows(hint, 401))
 
 
 def after_refresh(app: str, before: str, after: str | None, new: Seen | None, old: Seen | None) -> Finding:
     """What one refresh did: refresh tokens before and after it, data calls with the new and the old access token."""
-    this = about(app, "after refresh", "other tokens, good ones")
-    words = "no refresh token in the answer" if after is None else "the same refresh token"
+    this = about(app, "after refresh", "new tokens, which work")
+    words = "no refresh token in the response" if after is None else "the same refresh token"
     rotates = after not in (None, before)
-    words = "another refresh token" if rotates else words
+    words = "a new refresh token" if rotates else words
     words += f"; new access token {new}" if new else ""
     words += f", old one {old}" if old else ""
     if new and not new.good:
         return differs(this, words, "tell the platform's operator; the script logs in again instead")
     if not rotates:
-        return differs(this, words, "nothing to change: the script goes on with the old refresh token")
+        return differs(this, words, "nothing to change: the script keeps using the old refresh token")
     return Finding(this, words)
 
 
 def second_login(app: str, seen: Seen) -> Finding:
     """A second login that was refused although the first one was not."""
-    change = "run one script at a time, and let nobody be logged in as that user"
-    return differs(about(app, "second session", "leaves the first one alone"), f"refused: {described(seen)}", change)
+    change = "run one script at a time, and make sure that nobody is logged in as that user"
+    return differs(about(app, "second session", "does not end the first one"), f"refused: {described(seen)}", change)
 
 
 def second_session(app: str, seen: Seen, script: Script) -> Finding:
     """Whether a session lives on after the same user has logged in a second time."""
-    this = about(app, "second session", "leaves the first one alone")
+    this = about(app, "second session", "does not end the first one")
     if seen.good:
         return Finding(this, f"first one: {seen}")
     words = f"first one ended: {seen}"
     change = (
-        "one script at a time, and nobody logged in as that user; or a user of its own for each, EB_USER_NAME or here"
+        "run one script at a time while nobody is logged in as that user, or give every script its own user, "
+        "in EB_USER_NAME or here"
     )
     return differs(this, words, change, script.constant("DEFAULT_USER_NAME").line)
 
@@ -395,7 +405,7 @@ def page_fields(seen: Seen, script: Script) -> list[Finding]:
     this = about("RC", "page", "list in data, of objects with patientId")
     path, rows = shape.list_in(seen.body), seen.rows
     if path is None or not rows:
-        return [not_tried(this, "the pages looked at are empty")]
+        return [not_tried(this, "the pages checked are empty")]
     words = f"list in {'.'.join(path) or 'no object'}, {shape.kind(rows[0])}"
     findings = [] if path == ("data",) else [page_list(this, words, path, script)]
     if not isinstance(rows[0], dict) or "patientId" not in rows[0]:
@@ -409,7 +419,7 @@ def page_list(this: About, words: str, path: Path, script: Script) -> Finding:
     new = f'{{**(answer := {place.text}), "data": answer{subscripts(path)}}}'
     if not path:
         new = f'{{"data": {re.sub(r"dict(?=[,)])", "list", place.text)}}}'
-    by_hand = f"read {'.'.join(path) or 'the answer itself'} where it says data", place.line
+    by_hand = f"read {'.'.join(path) or 'the response itself'} where the code says data", place.line
     finding = differs(this, words, *(write(new, place) if place.text else by_hand))
     return unless_made(finding, place.knows(*path, "data"))
 
@@ -418,8 +428,8 @@ def page_ids(this: About, words: str, other: str | None, script: Script) -> Find
     """A page whose inclusions have another name for their id, or none."""
     place = script.key_of_rows()
     new = f'key="{other}"'
-    step = write(new, place) if other else ("say what tells one inclusion from another", place.line)
-    in_main = f"read {other or 'the name of the id'} for patientId in your main()", 0
+    step = write(new, place) if other else ("name the field that identifies an inclusion", place.line)
+    in_main = f"read {other or 'the name of the id'} instead of patientId in your main()", 0
     return unless_made(Finding(this, words, DIFFERS, (step, in_main)), place.text.replace("'", '"') == new)
 
 
@@ -430,7 +440,7 @@ def first_page(facts: PageFacts, script: Script) -> Finding:
     assumed = 1 - int(shift[1]) if shift else 1
     this = about("RC", "first page", f"number {assumed}")
     if facts.same:
-        words = "page 1 and page 2 are the same: the number is not looked at"
+        words = "page 1 and page 2 are the same: the number is ignored"
         return differs(this, words, f"send the number {UNDER_ITS_NAME}", place.line)
     if facts.first is None:
         return not_tried(this, NO_LARGE_CENTRE)
@@ -443,17 +453,17 @@ def first_page(facts: PageFacts, script: Script) -> Finding:
 def page_size(facts: PageFacts, script: Script) -> Finding:
     """Whether a page is as large as asked for."""
     place, asked = script.page_size(), facts.asked
-    this = about("RC", "page size", f"as asked for, {place.number}")
+    this = about("RC", "page size", f"as requested, {place.number}")
     if not facts.large.good:
-        words = f"{described(facts.large)} when {asked} are asked for"
+        words = f"{described(facts.large)} when {asked} are requested"
         return differs(this, words, *write(place.to(100), place))
     if facts.capped is not None:
-        words = f"{facts.capped} of {facts.whole or 'more'} when {asked} are asked for"
+        words = f"{facts.capped} of {facts.whole or 'more'} when {asked} are requested"
         return unless_made(differs(this, words, *write(place.to(facts.capped), place)), place.number == facts.capped)
     if facts.limit_ignored:
-        words = f"{facts.limit_ignored} when {facts.limit} is asked for"
+        words = f"{facts.limit_ignored} when {facts.limit} is requested"
         return differs(this, words, f"send the limit {UNDER_ITS_NAME}", place.line)
-    return Finding(this, f"{len(facts.large.rows)} inclusions, none left out, when {asked} are asked for")
+    return Finding(this, f"{len(facts.large.rows)} inclusions, none missing, when {asked} are requested")
 
 
 def total(facts: PageFacts, script: Script) -> Finding:
@@ -463,7 +473,7 @@ def total(facts: PageFacts, script: Script) -> Finding:
     if whole is None:
         return unless_made(differs(this, "no total that is a number", anew, line), not trusted)
     if whole < known:
-        words = f"{whole} on a page of {facts.limit}, where {known} or more inclusions exist"
+        words = f"{whole} on a page of {facts.limit}, although at least {known} inclusions exist"
         return unless_made(differs(this, words, anew, line), not trusted)
     if known <= 1:
         return not_tried(this, NO_LARGE_CENTRE)
@@ -499,14 +509,14 @@ def latency(calls: Sequence[Seen]) -> Finding:
 
 def rate_limit(calls: Sequence[Seen], refused: int, script: Script) -> Finding:
     """Whether the platform counts calls, and how many threads that allows; those of both pools may call at once."""
-    this = about("", "rate limit", "none, or more than both pools call")
+    this = about("", "rate limit", "none, or more than both pools need")
     limited = [seen for seen in calls if shape.header_number(seen.headers, shape.LIMIT_HEADERS)]
-    words = f"{refused} calls answered 429" if refused else "no 429, no header that tells of one"
+    words = f"{refused} calls got a 429" if refused else "no 429, and no header announces a limit"
     if not limited:
         change = "set fewer threads, here and in SUBTASKS_POOL_SIZE"
         return differs(this, words, change, script.constant("MAX_THREADS").line) if refused else Finding(this, words)
     allowed, most, window = rate_of(limited)
-    words = f"{most} calls each {shape.duration(window)} by its headers" + (f", {words}" if refused else "")
+    words = f"{most} calls in {shape.duration(window)} according to its headers" + (f", {words}" if refused else "")
     threads = {"MAX_THREADS": script.max_threads, "SUBTASKS_POOL_SIZE": script.subtasks}
     words += f"; {' + '.join(map(str, threads.values()))} threads"
     if sum(threads.values()) <= allowed:
@@ -532,9 +542,9 @@ def clock(calls: Sequence[Seen]) -> Finding:
     this = about("", "clock", f"within {MUCH_SKEW} s of this machine's")
     skews = [seen.skew for seen in calls if seen.skew is not None and abs(seen.skew) < 1e9]
     if not skews:
-        return not_tried(this, "no Date in the answers")
+        return not_tried(this, "no Date header in the responses")
     skew = median(skews)
     if abs(skew) <= MUCH_SKEW:
         return Finding(this, "agrees")
     words = f"platform {shape.duration(abs(skew))} {'ahead' if skew > 0 else 'behind'}"
-    return differs(this, words, "nothing to change in the script: set the clock of this machine by the network")
+    return differs(this, words, "nothing to change in the script: set the clock of this machine from the network")

@@ -68,7 +68,7 @@ class Observation:
             yield from self.refresh(app)
         yield from self.paging()
         yield from self.behaviour()
-        yield Finding(About("second session"), "not in any such file: the check by calls finds out", NOT_SEEN)
+        yield Finding(About("second session"), "never in a recording: the check without --har finds out", NOT_SEEN)
 
     def address(self, app: str) -> Finding:
         """The address of a service."""
@@ -78,7 +78,7 @@ class Observation:
         place = self.script.entry(app, "base_url")
         if self.shown(base) != base:
             words = f"{self.shown(base)}: a part of it looks like an id"
-            return differs(this, words, f"set EB_{app}_URL to what the browser shows", place.line)
+            return differs(this, words, f"set EB_{app}_URL to the address that the browser shows", place.line)
         if str(self.script.services[app]["base_url"]).rstrip("/") == base:
             return Finding(this, base)
         if not place.text:
@@ -105,7 +105,7 @@ class Observation:
         if call is None:
             yield self.lacking(app, key)
         elif not call.seen.good:
-            again = f"it was refused there ({judgements.described(call.seen)}); {CLICKS[key]}"
+            again = f"it was refused ({judgements.described(call.seen)}); {CLICKS[key]}"
             yield not_seen(About(f"{app} {key}"), again)
         else:
             yield self.place(app, key, call)
@@ -128,7 +128,7 @@ class Observation:
         this = about(app, "config_token", "the app_id of the script")
         seen = text_of(call.fields.get(client_id_name(call)))
         if not shape.is_client_id(seen) or seen in self.secrets():
-            return not_seen(this, "the call does not say which client it is for")
+            return not_seen(this, "the call does not name its client")
         if seen == self.script.services[app].get("app_id"):
             return Finding(this, seen)
         return differs(this, seen, *write(f'"{seen}"', self.script.entry(app, "app_id")))
@@ -159,19 +159,19 @@ class Observation:
         tail = "/ID" if path and known(key).suffix else ""
         seen = f"{call.method} {shape.shown_path(path or call.path, self.hidden)}{tail}"
         if path is None:
-            words = f"make a service of its own for {key}: it has another address"
+            words = f"add a separate service for {key}: it has a different address"
             return differs(this, f"{seen} at {self.shown(call.origin)}", words, self.script.entry(app, key).line)
         finding = self.moved(this, seen, path, (app, key))
         if call.method == (self.script.method(key) or known(key).method):
             return finding
-        by_method = differs(this, seen, f"call {key} by {call.method}", self.script.mention(key).line)
+        by_method = differs(this, seen, f"call {key} with {call.method}", self.script.mention(key).line)
         return replace(by_method, steps=(*by_method.steps, *finding.steps))
 
     def doubtful(self, this: About, app: str, key: str) -> Finding:
         """An endpoint that more than one call could be, or one that little speaks for."""
         places = {f"{each.method} {self.shown(each.url)}" for each in self.found.doubts[app, key]}
         words = "could be " + " or ".join(sorted(places))
-        return differs(this, words, f"write the right path of {key}", self.script.entry(app, key).line)
+        return differs(this, words, f"write the correct path of {key}", self.script.entry(app, key).line)
 
     def moved(self, this: About, seen: str, path: str, pair: tuple[str, str]) -> Finding:
         """Whether an endpoint has the path that the script has."""
@@ -179,7 +179,7 @@ class Observation:
             return Finding(this, seen)
         place = self.script.entry(*pair)
         if shape.shown_path(path, self.hidden) != path:
-            words = f"an id stands in the path of {pair[1]}: write a function that puts it there, see path_segment"
+            words = f"the path of {pair[1]} contains an id: write a function that puts it there (see path_segment)"
             return differs(this, seen, words, place.line)
         return differs(this, seen, *write(f'"{path}"', place))
 
@@ -198,12 +198,12 @@ class Observation:
 
     def lacking(self, app: str, key: str) -> Finding:
         """An endpoint that the file does not show."""
-        clicks = CLICKS.get(key) or f"use what the page has for {shape.names([key])}"
+        clicks = CLICKS.get(key) or f"use the part of the page that shows {shape.names([key])}"
         finding, prefix = not_seen(About(f"{app} {key}"), clicks), self.found.prefixes.get(app, "")
         path = self.found.path_of((app, key))
         if not prefix or shape.shown_path(prefix, self.hidden) != prefix or path.startswith(f"{prefix}/"):
             return finding
-        words = f"{finding.seen}; others of {app} begin with {prefix}"
+        words = f"{finding.seen}; others in {app} begin with {prefix}"
         this = about(app, "data", "method and path", key)
         return differs(this, words, *write(f'"{prefix}{path}"', self.script.entry(app, key)))
 
@@ -226,7 +226,7 @@ class Observation:
         where, other = next(((where, other) for where, other, value in ids_of(call) if value in ids), ("", ""))
         if not shape.is_name(other):
             words = "the id is in the path" if set(call.parts) & ids else "the browser sends no such id"
-            change = f"send the id as the browser does, see path_segment: {key}"
+            change = f"send the id for {key} as the browser does (see path_segment)"
             yield differs(this, words, change, self.script.mention(key).line)
             return
         there = self.script.parameter(key, name)
@@ -235,10 +235,10 @@ class Observation:
 
     def bearer(self) -> Finding:
         """The header that carries the access token."""
-        this = About("bearer header", "Authorization: Bearer …", "the platform does not see who calls")
+        this = About("bearer header", "Authorization: Bearer …", "the platform does not know who is calling")
         header = self.found.bearer()
         if header is None:
-            return not_seen(this, "the browser left such headers out, nothing else is missing for it")
+            return not_seen(this, "the browser left such headers out, and nothing else is missing because of that")
         if header == ("authorization", "Bearer "):
             return Finding(this, "Authorization: Bearer …")
         name, before = header
@@ -287,10 +287,10 @@ class Observation:
         """Under which names a page is asked for."""
         asked = {kind: (name, place) for kind, (place, name, _) in paging_of(call).items()}
         if asked != {"limit": ("limit", "query"), "page": ("page", "query")}:
-            this = about("RC", "first page", "asked for by limit and page in the query")
+            this = about("RC", "first page", "requested with limit and page in the query")
             words = ", ".join(f"{kind} is {name} in the {place}" for kind, (name, place) in asked.items())
-            change = "ask for pages as the browser does"
-            yield differs(this, words or "no page is asked for", change, self.script.page().line)
+            change = "request pages as the browser does"
+            yield differs(this, words or "no page is requested", change, self.script.page().line)
 
     def behaviour(self) -> Iterator[Finding]:
         """What all calls together tell: how fast, with which limits and clock."""

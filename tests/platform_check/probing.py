@@ -28,12 +28,12 @@ MOST_BYTES = 50_000_000
 FEW = 5  # records that are looked through for a tube
 WRONG = "wrong-token-of-the-check"
 PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")  # in the order in which httpx reads them
-UNTRUSTED = "certificate not trusted: set SSL_CERT_FILE to the CA certificates of your organisation"
+UNTRUSTED = "certificate not trusted: set SSL_CERT_FILE to your organisation's CA certificates"
 CERTIFICATE = {  # by X509_V_ERR_… of OpenSSL, where another file of certificates does not help
-    9: "certificate not valid yet: look at the clock of this machine",
-    10: "certificate has run out: tell the platform's operator",
-    62: "certificate of another host: the address is wrong, or something stands between you and the platform",
-    64: "certificate of another host: the address is wrong, or something stands between you and the platform",
+    9: "certificate not valid yet: check the clock of this machine",
+    10: "certificate has expired: tell the platform's operator",
+    62: "certificate for another host: the address is wrong, or something sits between you and the platform",
+    64: "certificate for another host: the address is wrong, or something sits between you and the platform",
 }
 NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL")
 
@@ -55,7 +55,7 @@ class Prober:
         if seen.status == 429:
             self.refused += 1
             wait = shape.header_number(seen.headers, ["retry-after"])
-            if self._wait(1 if wait is None else wait, "the platform answers 429"):
+            if self._wait(1 if wait is None else wait, "the platform returned a 429"):
                 seen = self._attempt(method, url, headers, options)
         elif shape.header_number(seen.headers, shape.LEFT_HEADERS) in (0, 1, 2):
             self._wait(1, "")
@@ -75,7 +75,7 @@ class Prober:
         if self.calls >= MOST_CALLS or left <= 0:
             self.cut_short = True
             limit = f"{MOST_CALLS} calls" if left > 0 else shape.duration(MOST_SECONDS)
-            return Seen(failure=f"not called: the check ends after {limit}")
+            return Seen(failure=f"not called: the check stops after {limit}")
         self.calls += 1
         try:
             seen = self._exchange(method, url, headers, min(left, CALL_SECONDS), options)
@@ -93,7 +93,7 @@ class Prober:
                 parts.append(part)
                 size += len(part)
                 if time.monotonic() > started + limit or size > MOST_BYTES:
-                    return Seen(failure=f"answer not at its end after {shape.duration(limit)}, {size:,} bytes")
+                    return Seen(failure=f"response not complete after {shape.duration(limit)}, {size:,} bytes")
             stream = response.extensions.get("network_stream")
             whole = b"".join(parts)
             return Seen(
@@ -113,12 +113,12 @@ def unanswered(error: Exception, url: str) -> Seen:
     proxy, address = proxy_for(url)
     if isinstance(error, httpx.ProxyError):
         status = re.match(r"[1-5][0-9]{2}\b", str(error))
-        return Seen(failure=f"the proxy refuses{f' with HTTP {status[0]}' if status else ''}", proxy=proxy)
+        return Seen(failure=f"the proxy refused the call{f' with HTTP {status[0]}' if status else ''}", proxy=proxy)
     if isinstance(error, httpx.TimeoutException):
-        return Seen(failure="no answer in time", proxy=proxy if isinstance(error, httpx.ConnectTimeout) else "")
+        return Seen(failure="no response in time", proxy=proxy if isinstance(error, httpx.ConnectTimeout) else "")
     if isinstance(error, httpx.ConnectError):
         return unconnected(error, address or url, proxy)
-    return Seen(failure=f"no sound answer ({type(error).__name__})")
+    return Seen(failure=f"no valid response ({type(error).__name__})")
 
 
 def unconnected(error: httpx.ConnectError, address: str, proxy: str) -> Seen:
@@ -127,8 +127,8 @@ def unconnected(error: httpx.ConnectError, address: str, proxy: str) -> Seen:
     if isinstance(reason, ssl.SSLCertVerificationError):
         return Seen(failure=CERTIFICATE.get(reason.verify_code, UNTRUSTED))
     if isinstance(reason, ssl.SSLError) and reason.reason in NO_TLS:
-        return Seen(failure="speaks no TLS: https:// leads to a port that speaks http", proxy=proxy)
-    words = "connection refused or cut" if resolves(host_of(address)) else "name cannot be resolved"
+        return Seen(failure="no TLS: https:// leads to a port that speaks HTTP", proxy=proxy)
+    words = "connection refused or closed" if resolves(host_of(address)) else "name cannot be resolved"
     return Seen(failure=f"the proxy: {words}" if proxy else words, proxy=proxy)
 
 
@@ -199,7 +199,7 @@ class Check:
         yield from self.paging()
         yield from self.behaviour()
         yield not_tried(
-            About("calls that create"), "would write: ask the operator if a lost answer can leave something behind"
+            About("calls that create"), "would write: ask the operator if a lost response can leave something behind"
         )
 
     def address(self, app: str) -> Finding:

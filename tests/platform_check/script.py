@@ -31,7 +31,7 @@ UNTIL_EMPTY = '''def get_all_inclusions(organization_id: str) -> list[dict[str, 
         before = len(inclusions)
         inclusions.update({{inclusion["{key}"]: inclusion for inclusion in page}})
         if len(inclusions) < before + len(page):
-            raise {error}(f"page {{number}} has an inclusion that another page has, too: run again")
+            raise {error}(f"page {{number}} has an inclusion that is also on another page: run again")
         number += 1
     return list(inclusions.values())'''
 
@@ -241,7 +241,7 @@ class Script:
 
     def until_empty(self, size: int = 0) -> str | Edit:
         """The code of a get_all_inclusions that trusts in no `total`, and what it takes the place of."""
-        words = "write get_all_inclusions anew: ask for page after page until one is empty, and leave total alone"
+        words = "rewrite get_all_inclusions: request page after page until one is empty, and ignore total"
         own = self.named("get_all_inclusions")
         if own is None or self.named("search_inclusions") is None:
             return words

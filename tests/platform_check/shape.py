@@ -97,7 +97,7 @@ def shown_address(url: str) -> str:
         parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
     except ValueError:
-        return "no sound address"
+        return "an invalid address"
     if not host:
         return shown_path(parts.path) or "no address"
     sound = re.fullmatch(r"[a-z0-9.-]{1,253}", host) and parts.scheme in ("http", "https")

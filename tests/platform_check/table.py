@@ -47,9 +47,9 @@ def closing(findings: Sequence[Finding]) -> str:
 
 def passed_over(passed: Mapping[str, int], others: int) -> list[str]:
     """What a recording has beside the calls of the platform."""
-    counted = {**passed, "calls of something else": others}
+    counted = {**passed, "calls to something else": others}
     words = [f"{kind}: {number}" for kind, number in sorted(counted.items(), key=lambda pair: -pair[1]) if number]
-    return [textwrap.fill(f"Passed over: {'; '.join(words)}", WIDTH)] if words else []
+    return [textwrap.fill(f"Ignored: {'; '.join(words)}", WIDTH)] if words else []
 
 
 def exports(variables: Mapping[str, str], windows: bool) -> list[str]:

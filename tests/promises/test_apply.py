@@ -74,7 +74,7 @@ def test_the_rights_of_the_file_stay(tmp_path: Path) -> None:
 def test_a_script_that_would_be_no_python_any_more_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "my_script.py"
     path.write_text("a = 1\n")
-    with pytest.raises(Refused, match=r"would be no Python any more"):
+    with pytest.raises(Refused, match=r"would no longer be valid Python"):
         apply(path, [(Edit("(", "1"), 1)])
     assert [each.name for each in tmp_path.iterdir()] == ["my_script.py"]
     assert path.read_text() == "a = 1\n"

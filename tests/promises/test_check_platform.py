@@ -51,21 +51,21 @@ LINE_TO_CHANGE = {
     "token-names": ("access_token is accessToken", ".json()"),
     "token-nested": ("access_token is data.access_token", ".json()"),
     "dead-token-403": ("HTTP 403", "401"),
-    "dead-token-302": ("HTTP 302, sent to /login", "401"),
+    "dead-token-302": ("HTTP 302, redirected to /login", "401"),
     "dead-token-200": ("an error that looks like data", "raise_for_status()"),
     "pages-from-0": ("number 0", '"page": page'),
-    "pages-capped": ("10 of 33 when 1000 are asked for", "every_page("),
-    "pages-cut": ("10 of 33 when 1000 are asked for", "every_page("),
+    "pages-capped": ("10 of 33 when 1000 are requested", "every_page("),
+    "pages-cut": ("10 of 33 when 1000 are requested", "every_page("),
     "page-content": ("RC page: list in data, of objects with patientId list in content", '"search_inclusions"'),
     "page-ids": ("list in data, an object with subjectId", "every_page("),
     "list-wrapped": ("the list is in items", "list"),
-    "rate-limit": ("100 calls each 1 s by its headers; 20 + 40 threads", " = "),
-    "total-of-page": ("1 on a page of 1, where 33 or more inclusions exist", "def get_all_inclusions("),
+    "rate-limit": ("100 calls in 1 s according to its headers; 20 + 40 threads", " = "),
+    "total-of-page": ("1 on a page of 1, although at least 33 inclusions exist", "def get_all_inclusions("),
     "total-missing": ("no total that is a number", "def get_all_inclusions("),
 }
 NOTHING_TO_CHANGE = {
     "refresh-kept": "the same refresh token",
-    "refresh-omitted": "no refresh token in the answer",
+    "refresh-omitted": "no refresh token in the response",
     "one-session": "first one ended: HTTP 401",
     "clock-ahead": "platform 5 min ahead",
 }
@@ -175,11 +175,11 @@ def test_a_difference_is_told_with_its_lines_and_apply_alone_makes_check_and_stu
     named = lines_named(output, before.decode("utf-8"))
     assert named
     assert all(in_line in line for line in named), output
-    assert ", as said above; as it was: my_script.before.py" in output
+    assert ", as shown above; the old version is my_script.before.py" in output
     assert path.with_name("my_script.before.py").read_bytes() == before
     code, output = checked(path, platform, path.parent, "--apply")
     assert code == 0, output
-    assert "Nothing to change in my_script.py by machine" in output
+    assert "Nothing in my_script.py can be changed automatically" in output
     assert_study_runs(path, platform)
 
 
@@ -189,7 +189,7 @@ def test_without_apply_the_code_to_write_is_shown_and_the_script_stays_as_it_is(
     platform, path = simulator("--dialect", "total-missing"), script(STUDY)
     before = path.read_bytes()
     _, output = checked(path, platform, path.parent)
-    assert "write get_all_inclusions anew: ask for page after page until one is empty" in output
+    assert "rewrite get_all_inclusions: request page after page until one is empty" in output
     assert "\n    def get_all_inclusions(organization_id: str)" in output
     assert path.read_bytes() == before
 
@@ -223,7 +223,7 @@ def test_a_path_that_has_moved_is_named_with_its_entry(simulator: Start, script:
 def test_the_lifetime_of_a_jwt_is_told(simulator: Start, tmp_path: Path) -> None:
     code, output = checked(None, simulator("--dialect", "jwt", "--token-lifetime", "900"), tmp_path)
     assert code == 0, output
-    assert "a JWT that lives 15 min" in plain(output)
+    assert "a JWT that expires after 15 min" in plain(output)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -268,7 +268,7 @@ def test_services_that_are_commented_out_are_left_alone(platform: Simulator, scr
 def test_a_refused_login_is_tried_once_and_ends_the_check(platform: Simulator, tmp_path: Path) -> None:
     code, output = checked(None, platform, tmp_path, EB_PASSWORD="not-the-password")
     assert code == 1, output
-    assert "check EB_USER_NAME and EB_PASSWORD (tried once, so that no account is locked)" in output
+    assert "check EB_USER_NAME and EB_PASSWORD (tried only once, so that the account is not locked)" in output
     assert "not-the-password" not in output
     assert platform.seen()["logins"] == {"accepted": 0, "refused": 1}
 
@@ -291,10 +291,10 @@ def test_an_app_id_that_is_refused_is_named_with_its_line(platform: Simulator, s
             r"set EB_RC_URL \(eb_script_template.py:\d+\): 'https://rc.endobest.example' is a placeholder",
         ),
         ({"EB_RC_URL": "http://rc.test"}, "'http://rc.test' would send password and tokens unencrypted: use https://"),
-        ({"EB_RC_URL": "rc.test"}, "'rc.test' is no https:// address"),
-        ({"EB_RC_URL": "https://jeanne:geheim@rc.test"}, "'https://rc.test' has a login in it"),
+        ({"EB_RC_URL": "rc.test"}, "'rc.test' is not an https:// address"),
+        ({"EB_RC_URL": "https://jeanne:geheim@rc.test"}, "'https://rc.test' contains a login"),
         ({"EB_PASSWORD": ""}, "EB_PASSWORD is empty: set it, or start the check in a terminal and type it"),
-        ({"SSL_CERT_FILE": "no-such-file"}, "SSL_CERT_FILE: .*name a file of CA certificates"),
+        ({"SSL_CERT_FILE": "no-such-file"}, "SSL_CERT_FILE: .*set it to a file of CA certificates"),
     ],
 )
 def test_a_wrong_setting_is_said_in_one_line_before_anything_is_sent(
@@ -326,7 +326,7 @@ def test_what_is_no_copy_of_the_template_is_said_in_one_line(text: str, said: st
 def test_an_address_where_nobody_answers_is_named_with_the_variable(platform: Simulator, tmp_path: Path) -> None:
     code, output = checked(None, platform, tmp_path, EB_GDD_URL=f"http://127.0.0.1:{unused_port()}")
     assert code == 1, output
-    assert "connection refused or cut" in output
+    assert "connection refused or closed" in output
     assert "correct EB_GDD_URL, or the base_url" in output
 
 
@@ -373,7 +373,7 @@ def test_a_file_that_imports_neither_httpx_ends_the_check_in_the_environment_of_
 def test_help_asks_and_sends_nothing(tmp_path: Path) -> None:
     done = python([str(CHECK), "--help"], tmp_path)
     assert done.returncode == 0
-    assert "Exit code: 0 all is as assumed, 1 something is not, 2 configuration." in done.stdout
+    assert "Exit code: 0 everything is as assumed, 1 something is not, 2 the configuration is wrong." in done.stdout
     assert all(f"{kind}: " in done.stdout for kind in KINDS)
 
 

@@ -21,13 +21,13 @@ DIRECT = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 @pytest.mark.parametrize(
     ("endpoint", "refusal", "words"),
     [
-        ("login", answer(301, b"", location="/iam/sign-in/"), "IAM login: 2xx .* HTTP 301, sent to /iam/sign-in/"),
-        ("login", answer(302, b"", location=PORTAL), "HTTP 302, sent to https://portal.hotel.test/login"),
-        ("login", answer(308, b"", location="//x:geheim@iam.test/a/12345"), "HTTP 308, sent to another address"),
-        ("login", answer(403, PAGE, "text/html"), "a firewall or a portal answers in place of the platform"),
+        ("login", answer(301, b"", location="/iam/sign-in/"), "IAM login: 2xx .* HTTP 301, redirected to /iam/sign-in"),
+        ("login", answer(302, b"", location=PORTAL), "HTTP 302, redirected to https://portal.hotel.test/login"),
+        ("login", answer(308, b"", location="//x:geheim@iam.test/a/12345"), "HTTP 308, redirected to another address"),
+        ("login", answer(403, PAGE, "text/html"), "a firewall or a portal answers instead of the platform"),
         ("login", answer(200, PAGE, "text/html"), "HTTP 200, a web page .*a firewall or a portal"),
         ("login", answer(401, PAGE, "text/html"), "HTTP 401, a web page .*a firewall or a portal"),
-        ("login", answer(403), "the platform lets this user not in: ask its operator"),
+        ("login", answer(403), "the platform does not let this user in: ask its operator"),
         ("config_token", answer(401), "correct the app_id of RC"),
         ("config_token", answer(403, PAGE, "text/html"), "RC config_token: .* HTTP 403, a web page"),
         ("refresh_token", answer(401), "the script logs in again instead; the password has nothing to do with it"),
@@ -51,7 +51,7 @@ def test_a_proxy_whose_password_is_not_encoded_is_told_by_its_variable_without_a
     proxy = f"http://jeanne:{raw}geheim42@proxy.test:3128"
     code, output = checked(None, platform, tmp_path, HTTPS_PROXY=proxy, https_proxy=proxy)
     assert code == 2, output
-    assert re.fullmatch("check_platform.py: https_proxy is no address of a proxy: write http://.*%2F.*\n", output)
+    assert re.fullmatch("check_platform.py: https_proxy is not the address of a proxy: write http://.*%2F.*\n", output)
     assert "geheim42" not in output
 
 
@@ -66,7 +66,7 @@ def test_a_proxy_that_refuses_is_told_with_its_status_and_its_variable(platform:
     with Answering(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as proxy:
         code, output = checked(None, platform, tmp_path, **behind(proxy.port))
     assert code == 1, output
-    assert "IAM address: answers, certificate trusted the proxy refuses with HTTP 407" in plain(output)
+    assert "IAM address: answers, certificate trusted the proxy refused the call with HTTP 407" in plain(output)
     assert "outside the script correct HTTPS_PROXY: its address, user and password" in plain(output)
     assert "geheim42" not in output
     assert CREDENTIALS not in output
@@ -75,7 +75,7 @@ def test_a_proxy_that_refuses_is_told_with_its_status_and_its_variable(platform:
 def test_a_proxy_that_is_down_is_told_in_place_of_the_platform(platform: Simulator, tmp_path: Path) -> None:
     code, output = checked(None, platform, tmp_path, **behind(unused_port()))
     assert code == 1, output
-    assert "the proxy: connection refused or cut" in plain(output)
+    assert "the proxy: connection refused or closed" in plain(output)
     assert "correct HTTPS_PROXY" in output
 
 
@@ -83,7 +83,7 @@ def test_an_address_whose_port_speaks_no_tls_is_told_so(platform: Simulator, tmp
     url = platform.address("GDD").replace("http://", "https://")
     code, output = checked(None, platform, tmp_path, EB_GDD_URL=url, **DIRECT)
     assert code == 1, output
-    assert "GDD address: answers, certificate trusted speaks no TLS" in plain(output)
+    assert "GDD address: answers, certificate trusted no TLS" in plain(output)
     assert "correct EB_GDD_URL, or the base_url" in output
 
 
@@ -91,11 +91,11 @@ def test_an_address_whose_port_speaks_no_tls_is_told_so(platform: Simulator, tmp
 @pytest.mark.parametrize(
     ("host", "days", "trusted", "words"),
     [
-        ("127.0.0.1", 10, True, "certificate of Hospital, 10 days left"),
-        ("127.0.0.1", 10, True, "tell the platform's operator that its certificate runs out"),
+        ("127.0.0.1", 10, True, "certificate from Hospital, 10 days left"),
+        ("127.0.0.1", 10, True, "tell the platform's operator that its certificate is about to expire"),
         ("127.0.0.1", 10, False, "certificate not trusted: set SSL_CERT_FILE"),
-        ("127.0.0.1", -1, True, "certificate has run out"),
-        ("other.test", 90, True, "certificate of another host"),
+        ("127.0.0.1", -1, True, "certificate has expired"),
+        ("other.test", 90, True, "certificate for another host"),
     ],
 )
 def test_a_certificate_is_judged_by_its_kind_its_issuer_and_its_days(

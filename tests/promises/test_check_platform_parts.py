@@ -99,14 +99,14 @@ def test_calls_are_a_second_apart_when_few_are_left() -> None:
 def test_after_60_calls_no_other_is_made_and_the_check_says_so() -> None:
     prober, _ = prober_of(httpx.Response(200, json=[]))
     seen = [prober.call("GET", "https://rc.test/") for _ in range(61)]
-    assert [each.failure for each in seen[-2:]] == ["", "not called: the check ends after 60 calls"]
+    assert [each.failure for each in seen[-2:]] == ["", "not called: the check stops after 60 calls"]
     assert prober.cut_short
 
 
 def test_after_its_time_no_other_call_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "MOST_SECONDS", 0)
     prober, _ = prober_of(httpx.Response(200, json=[]))
-    assert prober.call("GET", "https://rc.test/").failure.startswith("not called: the check ends after")
+    assert prober.call("GET", "https://rc.test/").failure.startswith("not called: the check stops after")
     assert prober.calls == 0
 
 
@@ -186,7 +186,7 @@ def test_what_to_write_keeps_the_form_of_the_comparison(compared: str, new: str)
     text = OTHER_VERSION.replace("error.response.status_code != 401", compared)
     other = Script(Path("other.py"), text, {})
     finding = judgements.wrong_token("RC", answered({"message": "no"}, 403), answered([]), other)
-    assert str(finding.steps[0][0]) == f"write `{new}` for `{compared}`"
+    assert str(finding.steps[0][0]) == f"write `{new}` instead of `{compared}`"
 
 
 def test_the_size_of_a_page_is_the_one_that_get_all_inclusions_asks_for_else_the_default(script: Script) -> None:
@@ -270,7 +270,7 @@ def test_the_first_page_is_told_from_three_pages(zero: Seen, one: Seen, two: See
 
 def test_a_server_that_ignores_the_number_of_the_page_is_told(script: Script) -> None:
     finding = judgements.first_page(judgements.facts_of((page(1),) * 3, page(1, 2, 3), 1000), script)
-    assert (finding.verdict, finding.seen) == (DIFFERS, "page 1 and page 2 are the same: the number is not looked at")
+    assert (finding.verdict, finding.seen) == (DIFFERS, "page 1 and page 2 are the same: the number is ignored")
 
 
 def test_a_centre_with_one_inclusion_tells_nothing_about_pages(script: Script) -> None:
@@ -283,14 +283,14 @@ def test_a_page_whose_list_or_ids_have_other_names_is_told(script: Script) -> No
     asked = 'call_endpoint("RC", "POST", "search_inclusions", dict, params=params, json=body)'
     [nested] = judgements.page_fields(answered({"result": {"rows": [{"patientId": "p"}]}, "total": 1}), script)
     assert str(nested.steps[0][0]).startswith(
-        f'write `{{**(answer := {asked}), "data": answer["result"]["rows"]}}` for'
+        f'write `{{**(answer := {asked}), "data": answer["result"]["rows"]}}` instead of'
     )
     [bare] = judgements.page_fields(answered([{"patientId": "p"}]), script)
-    assert str(bare.steps[0][0]).startswith(f'write `{{"data": {asked.replace("dict", "list")}}}` for')
+    assert str(bare.steps[0][0]).startswith(f'write `{{"data": {asked.replace("dict", "list")}}}` instead of')
     [renamed] = judgements.page_fields(answered({"data": [{"patient_id": "p"}], "total": 1}), script)
     assert [str(change) for change, _ in renamed.steps] == [
-        'write `key="patient_id"` for `key="patientId"`',
-        "read patient_id for patientId in your main()",
+        'write `key="patient_id"` instead of `key="patientId"`',
+        "read patient_id instead of patientId in your main()",
     ]
 
 
@@ -323,8 +323,8 @@ def threads_of(main: int, subtasks: int) -> Script:
 def test_fewer_threads_are_asked_for_if_both_pools_together_have_more_than_the_limit_allows() -> None:
     finding = judgements.rate_limit(limited_to(600, 60, 1.5), 0, threads_of(10, 20))
     assert [(str(change), line) for change, line in finding.steps] == [
-        ("write `MAX_THREADS = 5` for `MAX_THREADS = 10`", 1),
-        ("write `SUBTASKS_POOL_SIZE = 10` for `SUBTASKS_POOL_SIZE = 20`", 2),
+        ("write `MAX_THREADS = 5` instead of `MAX_THREADS = 10`", 1),
+        ("write `SUBTASKS_POOL_SIZE = 10` instead of `SUBTASKS_POOL_SIZE = 20`", 2),
     ]
     assert judgements.rate_limit(limited_to(600, 60, 1.5), 0, threads_of(5, 10)).verdict == OK
 

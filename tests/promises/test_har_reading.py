@@ -58,13 +58,13 @@ def set_body(entry: Any, body: object) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is no HAR file, or only a part of one"),
-        (b'{"log": {"entries": [{"request":', "is no HAR file, or only a part of one"),
-        (b"\xff\xfe\x00\xd8", "is no HAR file, or only a part of one"),
-        (b"[" * 100_000, "is no HAR file, or only a part of one"),
-        (b'{"name": "a package"}', "is no HAR file: in the developer tools"),
-        (b'{"log": {"entries": []}}', "has no calls in it: open the developer tools first"),
-        (b'{"log": {"entries": [null, 1, {"request": []}]}}', "has no call of IAM, RC, GDD in it"),
+        (b"", "is not a HAR file, or only part of one"),
+        (b'{"log": {"entries": [{"request":', "is not a HAR file, or only part of one"),
+        (b"\xff\xfe\x00\xd8", "is not a HAR file, or only part of one"),
+        (b"[" * 100_000, "is not a HAR file, or only part of one"),
+        (b'{"name": "a package"}', "is not a HAR file: in the Network tab"),
+        (b'{"log": {"entries": []}}', "contains no calls: open the developer tools first"),
+        (b'{"log": {"entries": [null, 1, {"request": []}]}}', "contains no call to IAM, RC, GDD"),
     ],
 )
 def test_a_file_that_is_of_no_use_is_said_in_one_sentence(content: bytes, said: str, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_file_over_100_mb_is_refused_with_what_to_do(tmp_path: Path) -> None:
         file.truncate(har.MOST_BYTES + 1)
     code, output = read(tmp_path, "--har", "session.har")
     assert code == 2, output
-    assert "has 100 MB, and 100 are read: choose Fetch/XHR (Firefox: XHR) in the tab Network" in output
+    assert "has 100 MB, but at most 100 MB are read: choose Fetch/XHR (Firefox: XHR) in the Network tab" in output
 
 
 @pytest.mark.parametrize("name", ["no-such-file", "."])
@@ -98,9 +98,9 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 def test_what_is_no_call_of_the_platform_is_passed_over_and_counted(told: Told) -> None:
     output = told(lambda entries: of(entries, "/search")[0]["response"]["content"].pop("text"))
     assert (
-        "Passed over: preflights: 17; pages, scripts, pictures, fonts and the like: 3; calls of something else: 3; "
-        "answers without JSON: 2; GraphQL: 1; answers from the cache: 1; calls that were aborted: 1; websockets: 1; "
-        "answers whose body the file leaves out: 1"
+        "Ignored: preflights: 17; pages, scripts, pictures, fonts and the like: 3; calls to something else: 3; "
+        "responses without JSON: 2; GraphQL: 1; responses from the cache: 1; aborted calls: 1; websockets: 1; "
+        "responses whose body is not in the file: 1"
     ) in output
 
 
@@ -108,7 +108,7 @@ def test_a_reader_without_httpx_is_told_the_addresses_to_export_and_to_delete_th
     path = recorded(f"chromium-{PLAIN}", tmp_path)
     _, output = read(tmp_path, "--har", path)
     assert re.search(r"\nexport EB_RC_URL=http://localhost:\d+/rc\n|\n\$env:EB_RC_URL = \"http", output)
-    assert "The recording holds your password, tokens and patients. Delete it: " in output
+    assert "The recording contains your password, tokens and patient data. Delete it: " in output
     assert output.rstrip().endswith(str(path)) or os.name == "nt"
     assert "as assumed" in (tmp_path / "eb_script_template.platform.txt").read_text(encoding="utf-8")
 
@@ -207,7 +207,7 @@ def test_what_could_be_two_things_is_told_as_both(told: Told) -> None:
     assert re.search(
         r"RC organizations: method and path could be GET http://\S+/v2/centres or GET http://\S+/places", output
     )
-    assert "write the right path of organizations" in output
+    assert "write the correct path of organizations" in output
 
 
 def test_a_list_of_names_that_nothing_else_speaks_for_is_told_as_what_it_could_be(told: Told) -> None:
@@ -235,7 +235,7 @@ def test_a_part_of_a_path_that_is_a_value_of_a_patient_is_shown_as_id(told: Told
 
     output = told(by_name, "chromium-moved-all")
     assert "RC record_by_patient: method and path GET /rc/v2/patients/ID" in output
-    assert "an id stands in the path of record_by_patient: write a function that puts it there" in output
+    assert "the path of record_by_patient contains an id: write a function that puts it there" in output
 
 
 def test_another_name_of_an_id_is_told_and_written(copy: Path) -> None:
@@ -279,9 +279,7 @@ def test_a_login_that_was_only_refused_is_asked_for_again(told: Told) -> None:
             set_body(entry, {"message": "no"})
 
     output = told(refuse)
-    assert (
-        "not seen IAM login not in the file: it was refused there (HTTP 401, an object with message); log out" in output
-    )
+    assert "not seen IAM login not in the file: it was refused (HTTP 401, an object with message); log out" in output
     assert "EB_PASSWORD" not in output
 
 
@@ -312,7 +310,7 @@ def test_a_service_on_two_addresses_is_told(told: Told) -> None:
 
     output = told(elsewhere, "chromium-moved-all")
     assert "RC surveys: method and path POST /rc/v2/questionnaires at https://surveys.test" in output
-    assert "make a service of its own for surveys" in output
+    assert "add a separate service for surveys" in output
 
 
 def test_where_one_path_is_outside_of_the_others_each_is_written_from_the_host_on(copy: Path) -> None:
@@ -334,7 +332,7 @@ def test_where_one_path_is_outside_of_the_others_each_is_written_from_the_host_o
         "record_by_patient": "/rc/api/records/byPatient",
         "surveys": "/forms/with-answers",
     }
-    assert "not in the file: open a patient; others of RC begin with /rc" in plain(output)
+    assert "not in the file: open a patient; others in RC begin with /rc" in plain(output)
 
 
 def test_a_login_by_another_protocol_is_not_taken_for_a_token_configuration(told: Told) -> None:
@@ -361,7 +359,7 @@ def test_two_services_that_nothing_tells_apart_are_told_as_both(told: Told) -> N
                 entries.remove(entry)
 
     output = told(alike, "chromium-moved-all")
-    assert "write the right path of config_token" in output
+    assert "write the correct path of config_token" in output
 
 
 def test_apply_is_refused_for_the_template_itself(tmp_path: Path) -> None:
@@ -377,4 +375,4 @@ def test_what_no_machine_can_change_is_listed(copy: Path) -> None:
 
     path = changed(f"chromium-{PLAIN}", copy.parent, by_get)
     _, output = read(copy.parent, "--har", path, "--apply", copy)
-    assert re.search(r"Left to you:\n  my_script.py:\d+  call surveys by GET\n", output), output
+    assert re.search(r"Left to you:\n  my_script.py:\d+  call surveys with GET\n", output), output
