@@ -170,18 +170,11 @@ def execute(command: list[str], folder: Path, variables: dict[str, str]) -> int:
 def last_words(script: Path, folder: Path, code: int) -> Iterator[str]:
     """Yield what is left to say when the script has ended."""
     if code < 0:
-        yield f"the script was killed by {signal_name(-code)}"
+        names = {each.value: each.name for each in signal.Signals}  # most real-time signals have none
+        yield f"the script was killed by {names.get(-code, f'signal {-code}')}"
     log = folder / f"{script.stem}.log"
     if log.is_file():
         yield f"the log is {log}"
-
-
-def signal_name(number: int) -> str:
-    """Return what a signal is called; most real-time signals have no name."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 @contextmanager

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 CLOCK_AHEAD = 300  # seconds
 PAGE_CAP = 10  # inclusions
 RATE_LIMIT = 100  # calls per second
-PAGE = "search_inclusions"  # the endpoint that has some
+PAGE, TOKENS, REFRESH = ["search_inclusions"], ["login", "config_token", "refresh_token"], ["refresh_token"]
 MOVED = {"organizations": "/api/v2/organizations"}
 MOVED_ALL = {
     "login": "/auth/v2/sign-in",
@@ -35,16 +35,6 @@ class Answer:
     body: Any
     headers: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def is_token(self) -> bool:
-        """Whether it brings tokens."""
-        return not self.is_data and self.status < 300
-
-    @property
-    def is_dead_token(self) -> bool:
-        """Whether it refuses a data call for its token."""
-        return self.is_data and self.status == 401
-
 
 @dataclass(frozen=True)
 class Dialect:
@@ -56,47 +46,24 @@ class Dialect:
     spoken: Callable[[Answer], Answer] = lambda answer: answer
 
 
-def renamed(answer: Answer) -> Answer:
-    """Token answers in camel case."""
-    if not answer.is_token:
-        return answer
-    return replace(answer, body={RENAMED.get(key, key): value for key, value in answer.body.items()})
+def for_dead_token(**other: Any) -> Callable[[Answer], Answer]:
+    """Another answer to a data call that is refused for its token."""
+    return lambda answer: replace(answer, **other) if answer.is_data and answer.status == 401 else answer
 
 
-def nested(answer: Answer) -> Answer:
-    """Token answers inside `data`."""
-    return replace(answer, body={"success": True, "data": answer.body}) if answer.is_token else answer
-
-
-def forbidden(answer: Answer) -> Answer:
-    """an expired token gets a 403."""
-    return replace(answer, status=403) if answer.is_dead_token else answer
-
-
-def redirected(answer: Answer) -> Answer:
-    """an expired token gets a 302 to a login page."""
-    return replace(answer, status=302, body=None, headers={"Location": "/login"}) if answer.is_dead_token else answer
-
-
-def error_as_success(answer: Answer) -> Answer:
-    """an expired token gets a 200 with an error inside."""
-    return replace(answer, status=200, body={"error": "token expired"}) if answer.is_dead_token else answer
-
-
-def of(endpoint: str, change: Callable[[Any], Any]) -> Callable[[Answer], Answer]:
-    """Another body in the answers of an endpoint."""
+def of(endpoints: Container[str], change: Callable[[Any], Any]) -> Callable[[Answer], Answer]:
+    """Another body in the answers of some endpoints."""
 
     def spoken(answer: Answer) -> Answer:
-        fits = answer.endpoint == endpoint and answer.status == 200
+        fits = answer.endpoint in endpoints and answer.status == 200
         return replace(answer, body=change(answer.body)) if fits else answer
 
     return spoken
 
 
-def by_subject(page: Any) -> Any:
-    """An inclusion calls its patient's id otherwise."""
-    rows = [{"subjectId" if key == "patientId" else key: row[key] for key in row} for row in page["data"]]
-    return {**page, "data": rows}
+def renamed(names: dict[str, str]) -> Callable[[Any], Any]:
+    """Some fields have other names."""
+    return lambda body: {names.get(name, name): value for name, value in body.items()}
 
 
 def without(key: str) -> Callable[[Any], Any]:
@@ -111,28 +78,33 @@ def wrapped(answer: Answer) -> Answer:
     return replace(answer, body={"items": answer.body, "count": len(answer.body)})
 
 
+NAMED = of(TOKENS, renamed(RENAMED))
+NESTED = of(TOKENS, lambda body: {"success": True, "data": body})
+TO_LOGIN = for_dead_token(status=302, body=None, headers={"Location": "/login"})
+AN_ERROR = for_dead_token(status=200, body={"error": "token expired"})
 CUT = of(PAGE, lambda page: {**page, "data": page["data"][:PAGE_CAP]})
 TOTAL_OF_PAGE = of(PAGE, lambda page: {**page, "total": len(page["data"])})
-IN_CONTENT = of(PAGE, lambda page: {"content": page["data"], "total": page["total"]})
+IN_CONTENT = of(PAGE, renamed({"data": "content"}))
+BY_SUBJECT = of(PAGE, lambda page: {**page, "data": list(map(renamed({"patientId": "subjectId"}), page["data"]))})
 KEPT = {"renewals": {"rotates": False}}
 
 DIALECTS = {
-    "token-names": Dialect("tokens are called accessToken, refreshToken, user_id", spoken=renamed),
-    "token-nested": Dialect("token responses are nested in data", spoken=nested),
-    "dead-token-403": Dialect("an expired token gets a 403", spoken=forbidden),
-    "dead-token-302": Dialect("an expired token gets a 302 to a login page", spoken=redirected),
-    "dead-token-200": Dialect("an expired token gets a 200 with an error inside", spoken=error_as_success),
+    "token-names": Dialect("tokens are called accessToken, refreshToken, user_id", spoken=NAMED),
+    "token-nested": Dialect("token responses are nested in data", spoken=NESTED),
+    "dead-token-403": Dialect("an expired token gets a 403", spoken=for_dead_token(status=403)),
+    "dead-token-302": Dialect("an expired token gets a 302 to a login page", spoken=TO_LOGIN),
+    "dead-token-200": Dialect("an expired token gets a 200 with an error inside", spoken=AN_ERROR),
     "pages-from-0": Dialect("the first page has number 0", {"first_page": 0}),
     "pages-capped": Dialect(f"at most {PAGE_CAP} inclusions on a page", {"page_cap": PAGE_CAP}),
     "pages-cut": Dialect(f"at most {PAGE_CAP} inclusions on a page, and the others on no page", spoken=CUT),
     "total-of-page": Dialect("total counts only the page", spoken=TOTAL_OF_PAGE),
     "total-missing": Dialect("there is no total", spoken=of(PAGE, without("total"))),
     "page-content": Dialect("the list of a page is in content", spoken=IN_CONTENT),
-    "page-ids": Dialect("inclusions have subjectId instead of patientId", spoken=of(PAGE, by_subject)),
+    "page-ids": Dialect("inclusions have subjectId instead of patientId", spoken=BY_SUBJECT),
     "list-wrapped": Dialect("every list is wrapped in an object", spoken=wrapped),
     "refresh-kept": Dialect("a refresh returns the same refresh token again", KEPT),
     "refresh-omitted": Dialect(
-        "a refresh returns no refresh token", KEPT, spoken=of("refresh_token", without("refresh_token"))
+        "a refresh returns no refresh token", KEPT, spoken=of(REFRESH, without("refresh_token"))
     ),
     "one-session": Dialect("a login ends the user's other sessions", {"one_session": True}),
     "clock-ahead": Dialect(f"the clock is {CLOCK_AHEAD // 60} minutes ahead", {"clock_ahead": CLOCK_AHEAD}),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import ssl
 import subprocess
 import sys
 import tempfile
-import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dialects import DIALECTS
-from faults import KINDS, combined, kind_and_rate, rate
+from faults import KINDS, combined
 
 SERVICES = ("IAM", "RC", "GDD")
 UNKNOWN = "no such endpoint"  # the name under which calls of anything else are counted
@@ -38,9 +38,10 @@ def add_options(parser: argparse.ArgumentParser, latency: float = 0.0) -> None:
     add("--latency", **seconds, default=latency, help="how long every call takes (%(default)s)")
     add("--token-lifetime", **seconds, default=300.0, help="time until a token of RC or GDD expires (%(default)s)")
     add("--iam-token-lifetime", **seconds, default=300.0, help="time until a token of IAM expires (%(default)s)")
+    rate = _number(float, 0, 1)
     add("--faults", type=rate, default=0.0, metavar="RATE", help="share of calls with a fault of any kind, 0 to 1")
     kinds = f"share of calls with one kind of fault: {', '.join(KINDS)}"
-    add("--fault", type=kind_and_rate, action="append", default=[], metavar="KIND=RATE", help=kinds)
+    add("--fault", **_several("KIND=RATE", kind_and_rate), help=kinds)
     add("--slow", **seconds, default=1.0, help="extra time for calls with the fault slow (%(default)s)")
     add("--failing", type=_number(int, 0), default=0, metavar="N", help="patients whose record is always an error 500")
     add("--answer", **_several("NAME=FILE.json", answer_from), help="file that an endpoint you added returns")
@@ -51,6 +52,12 @@ def add_options(parser: argparse.ArgumentParser, latency: float = 0.0) -> None:
     add("--user", default="investigatrice@sandbox.example", metavar="NAME", help="user who can log in (%(default)s)")
     add("--password", default="Xq7-simulated-Zw3", help="password of this user (%(default)s)")
     add("--certfile", metavar="FILE", help="serve HTTPS with the certificate and key in this file")
+
+
+def kind_and_rate(text: str) -> tuple[str, float]:
+    """Read KIND=RATE from the command line."""
+    kind, _, rate = text.partition("=")
+    return kind, float(rate)
 
 
 def answer_from(text: str) -> tuple[str, bytes]:
@@ -92,11 +99,12 @@ def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | No
     return options
 
 
-def _number(kind: Callable[[str], float], least: int) -> Callable[[str], float]:
+def _number(kind: Callable[[str], float], least: int, most: float = math.inf) -> Callable[[str], float]:
     def number(text: str) -> float:
         value = kind(text)
-        if not least <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not between {least} and infinity")
+        if not least <= value <= most or value == math.inf:
+            limit = "infinity" if most == math.inf else most
+            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {limit}")
         return value
 
     return number
@@ -118,9 +126,15 @@ class Simulator:
         self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            self._command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True, **_out_of_reach_of_ctrl_c()
+            self._command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=self._errors,
+            text=True,
+            start_new_session=True,  # out of reach of a terminal's Ctrl-C, which is for the script alone
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )
-        line = self._first_line()
+        line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
             self._process.communicate()
             raise RuntimeError(f"the simulated platform did not start: {self._complaints() or 'no response'}")
@@ -171,14 +185,6 @@ class Simulator:
             with refused:
                 raise ValueError(refused.read().decode()) from None
 
-    def _first_line(self) -> str:
-        watchdog = threading.Timer(WATCHDOG, self._process.kill)
-        watchdog.start()
-        try:
-            return self._process.stdout.readline() if self._process.stdout else ""
-        finally:
-            watchdog.cancel()
-
     def _complaints(self) -> str:
         with self._errors:
             self._errors.seek(0)
@@ -191,10 +197,3 @@ def _direct_opener() -> urllib.request.OpenerDirector:
     trusting.check_hostname = False
     trusting.verify_mode = ssl.CERT_NONE
     return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting))
-
-
-def _out_of_reach_of_ctrl_c() -> dict[str, Any]:
-    """Return the Popen arguments that keep a terminal's Ctrl-C from the process: it is for the script alone."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}

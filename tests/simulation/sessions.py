@@ -7,6 +7,10 @@ import json
 import secrets
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from state import Platform
 
 Pair = dict[str, str]
 
@@ -32,15 +36,9 @@ class Access:
 class Sessions:
     """Issues the tokens of a service, and tells which of them it still takes."""
 
-    def __init__(self, lifetime: float) -> None:
-        self.lifetime = lifetime
-        self.rotates = True
-        self.settling = 0.0  # seconds in which a new access token is not known yet
-        self.jwt = False
+    def __init__(self, platform: Platform, service: str, lifetime: float) -> None:
+        self.platform, self.service, self.lifetime = platform, service, lifetime
         self.issued: list[str] = []
-        self.same_access = False
-        self.reused = 0
-        self.seen_expired: set[str] = set()
         self._access: dict[str, Access] = {}
         self._refresh: dict[str, Session] = {}  # the spent ones too, to notice when one is used again
 
@@ -54,20 +52,21 @@ class Sessions:
         if session is None:
             return None
         if refresh_token != session.refresh_token:
-            self.reused += 1
-            self._revoke(session)
+            self.platform.seen.refresh_tokens_reused += 1
+            session.refresh_token, session.refused = "", True
             return None
         return self._issue(session)
 
     def accepts(self, access_token: str) -> bool:
         """Tell whether a call with this token is let in."""
-        access = self._access.get(access_token)
+        access, now = self._access.get(access_token), time.monotonic()
         if access is None:
             return False
-        if access.expires_at <= time.monotonic():
-            self.seen_expired.add(access_token)
+        if access.expires_at <= now:
+            self.platform.seen.expired.add(access_token)
             return False
-        return not access.session.refused and access.issued_at + self.settling <= time.monotonic()
+        settled = access.issued_at + self.platform.conditions.settling.get(self.service, 0.0)
+        return not access.session.refused and settled <= now
 
     def expire(self) -> None:
         """Let every access token run out now."""
@@ -85,21 +84,18 @@ class Sessions:
         self._refresh.clear()
 
     def forget_refresh_tokens(self) -> None:
-        """Forget how to renew the open sessions."""
+        """Forget how to renew the open sessions, whose access tokens run out now."""
+        self.expire()
         self._refresh.clear()
 
-    def reset_counts(self) -> None:
-        """Count anew what went wrong with tokens."""
-        self.reused = 0
-        self.seen_expired.clear()
-
     def _issue(self, session: Session) -> Pair:
+        conditions = self.platform.conditions
         pair = {kind: f"eb-{kind}-{secrets.token_urlsafe(24)}" for kind in ("access", "refresh")}
-        if self.jwt:
+        if conditions.jwt:
             pair["access"] = jwt(self.lifetime, pair["access"])
-        if session.refresh_token and not self.rotates:
+        if session.refresh_token and not conditions.renewals.get("rotates", True):
             pair["refresh"] = session.refresh_token
-        if session.access_token and self.same_access:
+        if session.access_token and conditions.renewals.get("same_access"):
             pair["access"] = session.access_token
         session.access_token, session.refresh_token = pair["access"], pair["refresh"]
         now = time.monotonic()
@@ -107,10 +103,6 @@ class Sessions:
         self._refresh[pair["refresh"]] = session
         self.issued += pair.values()
         return {f"{kind}_token": token for kind, token in pair.items()}
-
-    def _revoke(self, session: Session) -> None:
-        session.refresh_token = ""
-        session.refused = True
 
 
 def jwt(lifetime: float, identifier: str) -> str:

@@ -81,7 +81,7 @@ class Call:
         if self.platform.outage:
             seen.faults["outage"] += 1
             return refusal(conditions.outage_kind)
-        fault = None if self.endpoint == "login" else self.platform.faults.draw()
+        fault = None if self.endpoint == "login" else self.platform.fault()
         if fault is not None:
             seen.faults[fault] += 1
             return await self._faulty(fault, request)

@@ -8,14 +8,15 @@ import sys
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from random import Random
 from typing import Any
 from weakref import WeakSet
 
 from dialects import DIALECTS
-from faults import KINDS, Faults, checked
+from faults import KINDS, checked
 from responses import Trickling
 from server import SERVICES
 from sessions import Sessions
@@ -45,6 +46,8 @@ class Seen:
     connections: int = 0
     peak_connections: int = 0  # open at the same time
     cookies: int = 0  # calls that sent some
+    refresh_tokens_reused: int = 0
+    expired: set[str] = field(default_factory=set)  # access tokens that came when they had run out
 
 
 @dataclass
@@ -70,6 +73,9 @@ class Conditions:
     cookies: bool = False  # each answer sets one, and whoever sends it back is refused
     denied: tuple[str, ...] = ()  # patients, and numbers of echo, for whom each token is refused
     send_twice: dict[str, float] = field(default_factory=dict)  # endpoint -> seconds after which the copy follows
+    settling: dict[str, float] = field(default_factory=dict)  # service -> seconds until a new access token is known
+    renewals: dict[str, bool] = field(default_factory=dict)  # whether one "rotates" refresh tokens, has "same_access"
+    jwt: bool = False
 
 
 class Platform:
@@ -80,9 +86,10 @@ class Platform:
         self.failing = self.study.some_patients(options.failing)
         lifetimes = dict.fromkeys((*SERVICES, *options.service), options.token_lifetime)
         lifetimes["IAM"] = options.iam_token_lifetime
-        self.sessions = {service: Sessions(lifetime) for service, lifetime in lifetimes.items()}
+        self.sessions = {service: Sessions(self, service, lifetime) for service, lifetime in lifetimes.items()}
         self.conditions = Conditions(options.user, options.password, options.latency, slow=options.slow)
-        self.faults = Faults(options.rates, options.seed)
+        self.rates: dict[str, float] = options.rates
+        self._random = Random(options.seed)
         self.answers: dict[str, Response] = {}
         self._answers_left: dict[str, int] = {}
         self.dialects = [DIALECTS[name] for name in options.dialect]
@@ -91,22 +98,7 @@ class Platform:
         self._endpoints = endpoints
         self._connections: WeakSet[asyncio.Transport] = WeakSet()
         self._outage_until = 0.0
-        self._actions: dict[str, Callable[[Any], None]] = {
-            "faults": self._set_faults,
-            "outage": self._start_outage,
-            "answer": self._set_answers,
-            "expire": self._expire,
-            "refuse_access": self._refuse_access,
-            "renewals": self._set_renewals,
-            "jwt": self._set_jwt,
-            "settling": self._set_settling,
-        }
-        self._events: dict[str, Callable[[], None]] = {
-            "revoke_refresh": self._revoke_refresh,
-            "restart": self._restart,
-            "reset_counts": self._reset_counts,
-        }
-        self._reset_counts()
+        self.set_reset_counts()
         for dialect in self.dialects:
             self.control(dialect.settings)
             self.moved.update(dialect.moved)
@@ -120,6 +112,11 @@ class Platform:
     def open_connections(self) -> int:
         """Return how many connections that made a call are still open."""
         return sum(not connection.is_closing() for connection in self._connections)
+
+    def fault(self) -> str | None:
+        """Draw the kind of fault that the next call meets, None for most; the same sequence for the same seed."""
+        none = max(0.0, 1 - sum(self.rates.values()))
+        return self._random.choices([*self.rates, None], [*self.rates.values(), none])[0]
 
     def fixed_answer(self, endpoint: str) -> Response | None:
         """Return what an endpoint is to answer, whatever it is asked; None if nothing was set, or not for so often."""
@@ -156,13 +153,9 @@ class Platform:
 
     def report(self) -> dict[str, Any]:
         """Return what was seen since the start or the last reset of the counts."""
-        sessions = self.sessions.values()
-        return {
-            **{item.name: getattr(self.seen, item.name) for item in fields(self.seen)},
-            "refresh_tokens_reused": sum(each.reused for each in sessions),
-            "expiries": sum(len(each.seen_expired) for each in sessions),
-            "open_connections": self.open_connections,
-        }
+        counted = {item.name: getattr(self.seen, item.name) for item in fields(self.seen)}
+        expired = counted.pop("expired")
+        return {**counted, "expiries": len(expired), "open_connections": self.open_connections}
 
     def tokens(self) -> list[str]:
         """Return every token that was ever issued."""
@@ -171,24 +164,25 @@ class Platform:
     def control(self, settings: dict[str, Any]) -> None:
         """Apply settings; raise ValueError, and apply none, if there are unknown ones among them."""
         conditions = {item.name for item in fields(self.conditions)}
-        unknown = settings.keys() - conditions - self._actions.keys() - self._events.keys()
+        unknown = [name for name in settings if name not in conditions and not hasattr(self, f"set_{name}")]
         if unknown:
             raise ValueError(f"unknown setting {', '.join(sorted(unknown))}")
         for name, value in settings.items():
             if name in conditions:
                 setattr(self.conditions, name, value)
-            elif name in self._actions:
-                self._actions[name](value)
-            elif value:
-                self._events[name]()
+            else:
+                getattr(self, f"set_{name}")(value)
 
-    def _set_faults(self, rates: dict[str, float]) -> None:
-        self.faults.rates = checked(rates)
+    def set_faults(self, rates: dict[str, float]) -> None:
+        """Let so many calls go wrong, by kind."""
+        self.rates = checked(rates)
 
-    def _start_outage(self, seconds: float) -> None:
+    def set_outage(self, seconds: float) -> None:
+        """Be down for a while."""
         self._outage_until = time.monotonic() + seconds
 
-    def _set_answers(self, answers: dict[str, dict[str, Any] | None]) -> None:
+    def set_answer(self, answers: dict[str, dict[str, Any] | None]) -> None:
+        """Give fixed answers at some endpoints, see `helpers.answer`; None ends that."""
         for endpoint, answer in answers.items():
             self.answers.pop(endpoint, None)
             if answer is not None:
@@ -199,40 +193,25 @@ class Platform:
                 if answer.get("trickle"):
                     self.answers[endpoint] = Trickling(self.answers[endpoint], answer["trickle"])
 
-    def _expire(self, service: str) -> None:
-        for sessions in self._chosen(service):
+    def set_expire(self, service: str) -> None:
+        """Let the access tokens of a service, or of "all", run out now."""
+        for sessions in self.sessions.values() if service == "all" else [self.sessions[service]]:
             sessions.expire()
 
-    def _refuse_access(self, service: str) -> None:
-        for sessions in self._chosen(service):
-            sessions.refuse()
+    def set_refuse_access(self, service: str) -> None:
+        """Refuse the sessions of a service that are open."""
+        self.sessions[service].refuse()
 
-    def _set_renewals(self, habits: dict[str, bool]) -> None:
-        for sessions in self.sessions.values():
-            sessions.rotates = habits.get("rotates", True)
-            sessions.same_access = habits.get("same_access", False)
-
-    def _set_jwt(self, issues_jwts: bool) -> None:
-        for sessions in self.sessions.values():
-            sessions.jwt = issues_jwts
-
-    def _set_settling(self, seconds: dict[str, float]) -> None:
-        for service, sessions in self.sessions.items():
-            sessions.settling = seconds.get(service, 0.0)
-
-    def _revoke_refresh(self) -> None:
+    def set_revoke_refresh(self, _: object) -> None:
+        """Let the open sessions of the services run out, with no way to renew them."""
         for service in ("RC", "GDD"):
-            self.sessions[service].expire()
             self.sessions[service].forget_refresh_tokens()
 
-    def _restart(self) -> None:
+    def set_restart(self, _: object) -> None:
+        """Forget all sessions."""
         for sessions in self.sessions.values():
             sessions.forget()
 
-    def _reset_counts(self) -> None:
+    def set_reset_counts(self, _: object = True) -> None:
+        """Count anew."""
         self.seen = Seen(requests=Counter(dict.fromkeys(self._endpoints, 0)))
-        for sessions in self.sessions.values():
-            sessions.reset_counts()
-
-    def _chosen(self, service: str) -> list[Sessions]:
-        return list(self.sessions.values()) if service == "all" else [self.sessions[service]]
