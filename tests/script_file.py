@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 
 class Refused(Exception):
@@ -73,6 +74,11 @@ def assigned(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
     yield from ((target.id, value) for target in targets if value and isinstance(target, ast.Name))
+
+
+def literal(node: ast.AST | None) -> Any:
+    """The value of a literal, None for any other node."""
+    return node.value if isinstance(node, ast.Constant) else None
 
 
 def entries(node: ast.AST | None) -> dict[str, ast.expr]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from platform_check.assumed import DATA_CALLS, TOKEN_CALLS
 from platform_check.changes import Edit
-from script_file import assigned, entries, imported
+from script_file import assigned, entries, imported, literal
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 FUNCTIONS: tuple[type[Function], ...] = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -77,6 +77,8 @@ class Script:
         self.source = source
         self.lines = source.split("\n")
         self.tree = ast.parse(source)
+        self.settings = {name: node for node in self.tree.body for name, _ in assigned(node)}
+        self.values = {name: value for node in self.tree.body for name, value in assigned(node)}
         self.functions = walked(self.tree, FUNCTIONS)
         self.constants = {function: constants(function) for function in self.functions}
 
@@ -104,14 +106,7 @@ class Script:
 
     def constant(self, name: str) -> Place:
         """Where a constant is set."""
-        node = self._assignment(name)
-        return self.place(node) if node else Place()
-
-    def _assignment(self, name: str) -> ast.Assign | ast.AnnAssign | None:
-        for node in self.tree.body:
-            if any(target == name for target, _ in assigned(node)):
-                return node  # type: ignore[return-value]
-        return None
+        return self.place(self.settings[name]) if name in self.settings else Place()
 
     def named(self, name: str) -> Function | None:
         """The function of this name."""
@@ -121,8 +116,7 @@ class Script:
 
     def entry(self, app: str, key: str) -> Place:
         """The app_id, base_url or path of an endpoint of a service: a text, or the address if no variable sets it."""
-        services = self._assignment("MICROSERVICES")
-        service = entries(services.value if services else None).get(app)
+        service = entries(self.values.get("MICROSERVICES")).get(app)
         for node in ast.walk(service) if service else ():
             if value := entries(node).get(key):
                 texts = [each for each in constants(value) if isinstance(each.value, str)]
@@ -229,8 +223,8 @@ class Script:
         for function in self.pagers():
             for node in ast.walk(function):
                 name = node.id if isinstance(node, ast.Name) else ""
-                setting = self._assignment(name) if name.isupper() else None
-                place = setting.value if setting else node
+                setting = self.values.get(name) if name.isupper() else None
+                place = setting or node
                 number = literal(place)
                 if not isinstance(place, ast.Constant) or type(number) is not int or number < 10:
                     continue
@@ -279,7 +273,7 @@ def read(path: Path) -> Script:
     Raises SyntaxError for what is no Python, ValueError for what is no copy of the template.
     """
     source = path.read_text(encoding="utf-8-sig")
-    found = {name: value for node in ast.parse(source).body for name, value in assigned(node)}
+    found = Script(path, source, {}).values
     written = evaluated(found.get("MICROSERVICES")) or {}
     services = sound({app: service for app, service in written.items() if service})
     counts = (literal(found.get(name)) or most for name, most in (("MAX_THREADS", 20), ("SUBTASKS_POOL_SIZE", 40)))
@@ -320,11 +314,6 @@ def walked(node: ast.AST | None, kind: type[N] | tuple[type[N], ...]) -> list[N]
 def keywords(node: ast.AST | None, name: str) -> list[ast.keyword]:
     """All keyword arguments of this name in a part of the source."""
     return [each for each in walked(node, ast.keyword) if each.arg == name]
-
-
-def literal(node: ast.AST | None) -> Any:
-    """The value of a literal, None for any other node."""
-    return node.value if isinstance(node, ast.Constant) else None
 
 
 def constants(node: ast.AST) -> list[ast.Constant]:

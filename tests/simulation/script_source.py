@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from script_file import assigned, entries
+from script_file import assigned, entries, literal
 
 
 class Facts(NamedTuple):
@@ -27,8 +27,9 @@ def read(script: Path) -> Facts:
     found = _constants(script)
     services = entries(found.get("MICROSERVICES"))
     addresses = {name: entries(entry).get("base_url") for name, entry in services.items()}
+    threads = literal(found.get("MAX_THREADS"))
     return Facts(
-        _number(found.get("MAX_THREADS")),
+        threads if type(threads) is int else None,
         list(services),
         {variable: name for name, address in addresses.items() for variable in _variables(address)},
         {name: address.lineno for name, address in addresses.items() if address and _leads_out(address)},
@@ -49,22 +50,18 @@ def _constants(script: Path) -> dict[str, ast.expr]:
 
 def _endpoints(service: str, entry: ast.expr) -> Iterator[tuple[str, str, str]]:
     for name, path in entries(entries(entry).get("endpoints")).items():
-        if isinstance(path, ast.Constant) and isinstance(path.value, str):
-            yield name, service, path.value.split("?")[0].lstrip("/")
-
-
-def _number(value: ast.expr | None) -> int | None:
-    return value.value if isinstance(value, ast.Constant) and type(value.value) is int else None
+        if isinstance(text := literal(path), str):
+            yield name, service, text.split("?")[0].lstrip("/")
 
 
 def _variables(address: ast.expr | None) -> Iterator[str]:
     """Yield the texts in an expression that are spelled as environment variables are."""
     for node in ast.walk(address) if address else ():
-        if isinstance(node, ast.Constant) and re.fullmatch("[A-Z][A-Z0-9_]*", str(node.value)):
-            yield str(node.value)
+        if re.fullmatch("[A-Z][A-Z0-9_]*", str(literal(node))):
+            yield str(literal(node))
 
 
 def _leads_out(address: ast.expr) -> bool:
     """Tell whether an address is a mere text, and not that of this machine."""
-    text = address.value if isinstance(address, ast.Constant) else None
+    text = literal(address)
     return isinstance(text, str) and not re.match(r"http://(127\.0\.0\.1|\[::1\]|localhost)(:|/|$)", text)

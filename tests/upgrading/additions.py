@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from script_file import entries
+from script_file import assigned, entries
 from upgrading.names import Names, undefined
 from upgrading.script import Edit, Lines, Script, lines_of
 
@@ -27,12 +27,7 @@ def lacking_constants(copy: Script, template: Script) -> Added:
 
 def constants_of(script: Script) -> dict[str, Lines]:
     """The names that are set above the engine, with the lines that set them."""
-    found = {}
-    for node in script.above_engine():
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if isinstance(target, ast.Name):
-            found[target.id] = lines_of(node)
-    return found
+    return {name: lines_of(node) for node in script.above_engine() for name, _ in assigned(node)}
 
 
 def with_comments(script: Script, lines: Lines) -> str:
@@ -61,14 +56,10 @@ def lacking_endpoints(copy: Script, template: Script) -> Iterator[tuple[str, Edi
 
 def endpoints_of(script: Script) -> dict[str, ast.Dict]:
     """The endpoints of each service, where they are written out."""
-    values = [node.value for node in script.above_engine() if isinstance(node, (ast.Assign, ast.AnnAssign))]
-    lines = constants_of(script).get("MICROSERVICES", (0, 0))
-    found = {}
-    for services in (value for value in values if value and lines[0] <= value.lineno <= lines[1]):
-        for name, service in entries(services).items():
-            if isinstance(endpoints := entries(service).get("endpoints"), ast.Dict):
-                found[name] = endpoints
-    return found
+    settings = {name: value for node in script.above_engine() for name, value in assigned(node)}
+    services = entries(settings.get("MICROSERVICES")).items()
+    endpoints = {name: entries(service).get("endpoints") for name, service in services}
+    return {name: written for name, written in endpoints.items() if isinstance(written, ast.Dict)}
 
 
 def lacking_imports(copy: Script, template: Script) -> Added:
