@@ -94,8 +94,10 @@ class Finding:
     steps: tuple[Step, ...] = ()
 
 
-def differs(about: About, seen: str, change: str | Edit, line: int = 0) -> Finding:
-    """A line of the table that needs somebody's attention."""
+def differs(about: About, seen: str, change: str | Edit, line: int = 0, made: bool = False) -> Finding:
+    """A line of the table that needs somebody's attention; a good one if the script reads it so already."""
+    if made:
+        return Finding(about, f"{seen}; the script already handles it (line {line})")
     return Finding(about, seen, DIFFERS, ((change, line),))
 
 
@@ -107,13 +109,6 @@ def not_tried(about: About, why: str) -> Finding:
 def write(new: str, place: Place) -> Step:
     """To write something in the place of what stands there."""
     return Edit(new, place.text) if place.text else f"write `{new}`", place.line
-
-
-def unless_made(finding: Finding, made: bool) -> Finding:
-    """The same as a good line if the script reads it so already."""
-    if not made or finding.verdict != DIFFERS:
-        return finding
-    return Finding(finding.about, f"{finding.seen}; the script already handles it (line {finding.steps[0][1]})")
 
 
 def address(app: str, seen: Seen, script: Script) -> Finding:
@@ -156,7 +151,7 @@ def token_answer(app: str, endpoint: str, seen: Seen, earlier: Mapping[str, Path
         return Finding(this, words)
     words += "; " + ", ".join(f"{name} is {'.'.join(path)}" for name, path in other.items())
     made = place.knows(*(key for name, path in other.items() for key in path if key != name))
-    return unless_made(differs(this, words, *reading({**earlier, **paths}, place)), made)
+    return differs(this, words, *reading({**earlier, **paths}, place), made=made)
 
 
 def described(seen: Seen) -> str:
@@ -256,8 +251,8 @@ def data_answer(app: str, endpoint: str, seen: Seen, script: Script) -> Finding:
     if wanted is not list or not path:
         return differs(this, words, "handle this kind of response", script.mention(endpoint).line)
     new = re.sub(r"\blist\b", "dict", place.text) + subscripts(path)
-    finding = differs(this, f"{words}; the list is in {'.'.join(path)}", *write(new, place))
-    return unless_made(finding, place.knows(*path))
+    words += f"; the list is in {'.'.join(path)}"
+    return differs(this, words, *write(new, place), made=place.knows(*path))
 
 
 def names_what_was_asked(app: str, endpoint: str, seen: Seen, asked: str, script: Script) -> list[Finding]:
@@ -286,7 +281,7 @@ def wrong_token(app: str, seen: Seen, good: Seen, script: Script) -> Finding:
     if seen.status // 100 != 2:
         place = script.dead_token()
         new, made = renewed_on(seen.status, place.text)
-        return unless_made(differs(this, described(seen), *write(new, place)), made)
+        return differs(this, described(seen), *write(new, place), made=made)
     hints = [key for key in seen.body if shape.is_name(key)] if isinstance(seen.body, dict) else []
     hints = [key for key in hints if not isinstance(good.body, dict) or key not in good.body]
     if hints:
@@ -309,8 +304,8 @@ def error_inside(this: About, seen: Seen, hint: str, script: Script) -> Finding:
     condition = f'isinstance(response.json(), dict) and "{hint}" in response.json()'
     new = f"response.status_code = 401 if {condition} else response.status_code"
     change = Edit(new, place.text, above=True) if place.text else f"treat this response as a 401: `{new}`"
-    finding = differs(this, f"{described(seen)}: an error that looks like data", change, place.line)
-    return unless_made(finding, place.knows(hint, 401))
+    words = f"{described(seen)}: an error that looks like data"
+    return differs(this, words, change, place.line, made=place.knows(hint, 401))
 
 
 def after_refresh(app: str, before: str, after: str | None, new: Seen | None, old: Seen | None) -> Finding:
@@ -420,8 +415,7 @@ def page_list(this: About, words: str, path: Path, script: Script) -> Finding:
     if not path:
         new = f'{{"data": {re.sub(r"dict(?=[,)])", "list", place.text)}}}'
     by_hand = f"read {'.'.join(path) or 'the response itself'} where the code says data", place.line
-    finding = differs(this, words, *(write(new, place) if place.text else by_hand))
-    return unless_made(finding, place.knows(*path, "data"))
+    return differs(this, words, *(write(new, place) if place.text else by_hand), made=place.knows(*path, "data"))
 
 
 def page_ids(this: About, words: str, other: str | None, script: Script) -> Finding:
@@ -429,8 +423,9 @@ def page_ids(this: About, words: str, other: str | None, script: Script) -> Find
     place = script.key_of_rows()
     new = f'key="{other}"'
     step = write(new, place) if other else ("name the field that identifies an inclusion", place.line)
+    finding = differs(this, words, *step, made=place.text.replace("'", '"') == new)
     in_main = f"read {other or 'the name of the id'} instead of patientId in your main()", 0
-    return unless_made(Finding(this, words, DIFFERS, (step, in_main)), place.text.replace("'", '"') == new)
+    return replace(finding, steps=(*finding.steps, in_main)) if finding.steps else finding
 
 
 def first_page(facts: PageFacts, script: Script) -> Finding:
@@ -459,7 +454,7 @@ def page_size(facts: PageFacts, script: Script) -> Finding:
         return differs(this, words, *write(place.to(100), place))
     if facts.capped is not None:
         words = f"{facts.capped} of {facts.whole or 'more'} when {asked} are requested"
-        return unless_made(differs(this, words, *write(place.to(facts.capped), place)), place.number == facts.capped)
+        return differs(this, words, *write(place.to(facts.capped), place), made=place.number == facts.capped)
     if facts.limit_ignored:
         words = f"{facts.limit_ignored} when {facts.limit} is requested"
         return differs(this, words, f"send the limit {UNDER_ITS_NAME}", place.line)
@@ -470,11 +465,10 @@ def total(facts: PageFacts, script: Script) -> Finding:
     """Whether `total` counts all pages."""
     this, (line, trusted) = about("RC", "total", "counts all pages"), script.total()
     whole, known, anew = facts.whole, facts.known, script.until_empty(facts.capped or 0)
-    if whole is None:
-        return unless_made(differs(this, "no total that is a number", anew, line), not trusted)
-    if whole < known:
+    if whole is None or whole < known:
         words = f"{whole} on a page of {facts.limit}, although at least {known} inclusions exist"
-        return unless_made(differs(this, words, anew, line), not trusted)
+        words = "no total that is a number" if whole is None else words
+        return differs(this, words, anew, line, made=not trusted)
     if known <= 1:
         return not_tried(this, NO_LARGE_CENTRE)
     return Finding(this, f"{whole} on a page of {facts.limit}, {known} inclusions seen")
