@@ -62,9 +62,7 @@ def main() -> int:
 
 def read_command_line() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=list_of_checks(), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("script", nargs="?", type=Path, default=TEMPLATE, help="a copy of the template; default: the template itself")
     add("--har", type=Path, metavar="FILE", help="read a browser's recording instead of calling the platform")
@@ -181,13 +179,6 @@ def apply_to(script: Script, findings: Sequence[Finding]) -> None:
         said = f"Changed {script.path.name} in {places}, as shown above; the old version is {kept.name}"
     by_hand = [step for step in steps if step not in edits or step in left]
     print("", said, *table.left_to_you(by_hand, script), sep="\n")
-
-
-def list_of_checks() -> str:
-    """How each check is tried, and what it means if it fails."""
-    from platform_check.judgements import KINDS
-
-    return "checks:\n" + "\n".join(f"  {name}: {kind.tried}; otherwise {kind.means}" for name, kind in KINDS.items())
 
 
 def script_of(path: Path, read: Callable[[Path], T]) -> T:

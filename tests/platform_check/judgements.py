@@ -31,39 +31,23 @@ PROXY = (
 )
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of check: how it is tried, and what it means for a script if it is otherwise than assumed."""
-
-    tried: str
-    means: str
-
-
-KINDS = {
-    "address": Kind("a call without a token", "this service cannot be reached, or not for much longer"),
-    "login": Kind("one login", "no script can log in"),
-    "config_token": Kind("one token configuration", "no call to this service is possible"),
-    "data": Kind("one call, with ids from earlier responses", "the functions that call it fail"),
-    "wrong token": Kind(
-        "a data call with a wrong token", "the script does not notice that its token has expired, and fails"
-    ),
-    "refresh_token": Kind("one refresh", "the script logs in again every time its token has expired"),
-    "after refresh": Kind(
-        "a data call with the new access token, and one with the old one", "a renewed token may not work"
-    ),
-    "second session": Kind(
-        "a second login, then a call with the first token", "two scripts running at once end each other's sessions"
-    ),
-    "page": Kind("pages of the largest of ten centres", "no inclusion can be read"),
-    "first page": Kind("pages 0, 1, 2 of one inclusion each", "inclusions are missing, or a page is read twice"),
-    "page size": Kind("one page as large as the script asks for", "pages may not add up"),
-    "total": Kind("`total` of a page of one inclusion", "the script cannot know when it has all inclusions"),
-    "latency, keep-alive": Kind("ten identical calls", "every call has to open a new connection"),
-    "rate limit": Kind("the headers of all calls, and any 429", "429 responses hold up a script much of the time"),
-    "clock": Kind(
-        "the Date header of all responses",
-        "times in logs do not agree, and certificates and tokens may seem out of date",
-    ),
+# What it means for a script if a kind of check is otherwise than assumed.
+MEANS = {
+    "address": "this service cannot be reached, or not for much longer",
+    "login": "no script can log in",
+    "config_token": "no call to this service is possible",
+    "data": "the functions that call it fail",
+    "wrong token": "the script does not notice that its token has expired, and fails",
+    "refresh_token": "the script logs in again every time its token has expired",
+    "after refresh": "a renewed token may not work",
+    "second session": "two scripts running at once end each other's sessions",
+    "page": "no inclusion can be read",
+    "first page": "inclusions are missing, or a page is read twice",
+    "page size": "pages may not add up",
+    "total": "the script cannot know when it has all inclusions",
+    "latency, keep-alive": "every call has to open a new connection",
+    "rate limit": "429 responses hold up a script much of the time",
+    "clock": "times in logs do not agree, and certificates and tokens may seem out of date",
 }
 
 
@@ -78,7 +62,7 @@ class About:
 
 def about(app: str, kind: str, assumed: str, endpoint: str = "") -> About:
     """A check of a service, or of one of its endpoints."""
-    return About(f"{app} {endpoint or kind}".strip(), assumed, KINDS[kind].means)
+    return About(f"{app} {endpoint or kind}".strip(), assumed, MEANS[kind])
 
 
 Step = tuple[str | Edit, int]  # what is to be done, and the line where (0: nowhere in the script)
