@@ -4,8 +4,8 @@ Reads the services, addresses and endpoints from a copy of the template (by defa
 what the script assumes about the platform with what the platform does. It makes at most 60 calls, one at a time, which
 change nothing. It reads your credentials from EB_USER_NAME and EB_PASSWORD, or asks you for them. With --har, it calls
 and asks nothing, and reads a browser's recording of a visit instead. With --apply, it writes what it found into
-my_script.py. The output, which is also written to my_script.platform.txt, contains names of fields, addresses, paths,
-client ids, counts, types, status codes and durations, but no values and no tokens.
+my_script.py. The output contains names of fields, addresses, paths, client ids, counts, types, status codes and
+durations, but no values and no tokens, so you can send it to a colleague.
 
 Exit code: 0 everything is as assumed, 1 something is not, 2 the configuration is wrong.
 """
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 TEMPLATE = TESTS.parent / "eb_script_template.py"
 T = TypeVar("T")
-FOR_COLLEAGUES = ".platform.txt"
 PROXY_FORM = "write http://user:password@host:port; in user and password, write %23, %2F, %40, %3F for #, /, @ and ?"
 
 
@@ -140,23 +139,17 @@ def told_by_recording(recording: Path, observation: Observation, passed: Counter
 def reported(
     script: Script, how: str, findings: Iterable[Finding], rest: Callable[[], Sequence[str]], apply: bool
 ) -> bool:
-    """Print the table as it grows, what to do, and the rest; write them to a file; whether anything differs."""
+    """Print the table as it grows, what to do, and the rest; whether anything differs."""
     from platform_check import table
     from platform_check.judgements import DIFFERS, Finding
 
-    lines, seen = list[str](), list[Finding]()
-
-    def say(*more: str) -> None:
-        lines.extend(more)
-        print(*more, sep="\n", flush=True)
-
-    say(f"Check for {script.path.name}: {', '.join(script.services)}; {how}", table.HEAD)
+    seen = list[Finding]()
+    print(f"Check for {script.path.name}: {', '.join(script.services)}; {how}", table.HEAD, sep="\n", flush=True)
     for finding in findings:
         seen.append(finding)
-        say(table.row(finding))
+        print(table.row(finding), flush=True)
     counted, *others = rest()
-    say(*table.changes(seen, script), "", f"{table.closing(seen)}; {counted}", *others)
-    write(Path(f"{script.path.stem}{FOR_COLLEAGUES}"), "\n".join(lines) + "\n")
+    print(*table.changes(seen, script), "", f"{table.closing(seen)}; {counted}", *others, sep="\n")
     if apply:
         apply_to(script, seen)
     return any(finding.verdict == DIFFERS for finding in seen)
@@ -269,18 +262,6 @@ def check_proxies() -> None:
             sound = False
         if value and (not sound or parts.path.strip("/") or parts.netloc.count("@") > 1):
             stop(f"{name} is not the address of a proxy: {PROXY_FORM}")
-
-
-def write(path: Path, text: str) -> None:
-    """Write the table for a colleague; its owner alone can read it until it is sent."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-        os.chmod(path, 0o600)  # an older one may be open to others
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        print(f"{path} could not be written ({error.strerror}): start the check in another folder", file=sys.stderr)
-    else:
-        print(f"Written to {path} without values, credentials or tokens, so that you can send it to a colleague")
 
 
 if __name__ == "__main__":

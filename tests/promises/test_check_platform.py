@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
 import sys
 from pathlib import Path
 
@@ -146,16 +144,6 @@ def test_a_platform_as_assumed_gives_a_table_of_good_lines_and_exit_code_0(platf
     assert sum(platform.seen()["requests"].values()) <= MOST_CALLS
     assert platform.seen()["peak_concurrency"] == 1
     assert platform.seen()["creations"] == {}
-
-
-def test_the_table_is_written_to_a_file_that_its_owner_alone_can_read(platform: Simulator, tmp_path: Path) -> None:
-    file = tmp_path / "eb_script_template.platform.txt"
-    file.write_text("older")
-    file.chmod(0o644)
-    _, output = checked(None, platform, tmp_path)
-    assert output.startswith(file.read_text(encoding="utf-8"))
-    if os.name != "nt":
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 def test_each_dialect_is_tried_here() -> None:
@@ -373,10 +361,3 @@ def test_help_asks_and_sends_nothing(tmp_path: Path) -> None:
     done = python([str(CHECK), "--help"], tmp_path)
     assert done.returncode == 0
     assert "Exit code: 0 everything is as assumed, 1 something is not, 2 the configuration is wrong." in done.stdout
-
-
-def test_a_file_that_cannot_be_written_costs_the_file_alone(platform: Simulator, tmp_path: Path) -> None:
-    (tmp_path / "eb_script_template.platform.txt").mkdir()
-    code, output = checked(None, platform, tmp_path)
-    assert code == 0, output
-    assert "eb_script_template.platform.txt could not be written" in output
