@@ -14,8 +14,9 @@ import json
 import selectors
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "simulation"))
 
@@ -63,50 +64,43 @@ def patient_answers(study: Study, patient: str, pseudonym: str) -> dict[str, Any
     }
 
 
-class Connection(asyncio.Protocol):
-    """One connection: reads requests, and answers each after the latency that its path begins with."""
+class Server:
+    """Reads requests, and answers each after the latency that its path begins with."""
 
-    answers: dict[str, bytes]
-    counted = 0
+    def __init__(self, study: Study) -> None:
+        self.answers = answers_of(study)
+        self.counted = 0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
-        self.transport = cast(asyncio.Transport, transport)
-        self.received = b""
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                _, found, length = head.lower().partition(b"\r\ncontent-length:")
+                body = await reader.readexactly(int(length.split(b"\r\n", 1)[0])) if found else b""
+                method, target, _ = head.decode().split(" ", 2)
+                writer.write(await self.answer(method, target, body))
+        writer.close()
 
-    def data_received(self, data: bytes) -> None:
-        """Answer every request that is complete."""
-        self.received += data
-        while b"\r\n\r\n" in self.received:
-            head, _, rest = self.received.partition(b"\r\n\r\n")
-            _, found, length = head.lower().partition(b"\r\ncontent-length:")
-            size = int(length.split(b"\r\n", 1)[0]) if found else 0
-            if len(rest) < size:
-                return
-            self.received = rest[size:]
-            method, target, _ = head.split(b" ", 2)
-            self.respond(method, target, rest[:size])
-
-    def respond(self, method: bytes, target: bytes, body: bytes) -> None:
-        """Send the answer when it is due."""
-        if target == b"/count":
-            self.transport.write(answer(Connection.counted))
-            Connection.counted = 0
-            return
-        _, latency, path = target.decode().split("/", 2)
+    async def answer(self, method: str, target: str, body: bytes) -> bytes:
+        """Return the answer to a call when it is due."""
+        if target == "/count":
+            counted, self.counted = self.counted, 0
+            return answer(counted)
+        _, latency, path = target.split("/", 2)
         call = f"/{path}"
-        if method == b"POST":
+        if method == "POST":
             call, _, _ = call.partition("?")
             call += "" if "/auth/" in call else f" {next(iter(json.loads(body).values()))}"
         response = self.answers.get(call, NOT_FOUND)
-        Connection.counted += "/auth/" not in call and response is not NOT_FOUND
-        asyncio.get_running_loop().call_later(float(latency), self.transport.write, response)
+        self.counted += "/auth/" not in call and response is not NOT_FOUND
+        await asyncio.sleep(float(latency))
+        return response
 
 
 async def serve(study: Study) -> None:
     """Listen for ever."""
-    Connection.answers = answers_of(study)
-    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=BACKLOG)
+    server = await asyncio.start_server(Server(study).connected, "127.0.0.1", 0, backlog=BACKLOG)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     print(json.dumps({"url": url}), flush=True)
     await server.serve_forever()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import importlib.util
 import os
 import subprocess
 import sys
@@ -14,6 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from script_file import imported
 
 Job = dict[str, Any]  # contender, url, template, threads, warm_up, count, ...
 Cost = dict[str, Any]  # wall, cpu, memory, ...
@@ -95,13 +98,8 @@ def template_of(job: Job) -> Any:
     """Import the template, or the copy that is to be measured, for the server and the threads of the job."""
     addresses = {f"EB_{service}_URL": f"{job['url']}/{service.lower()}" for service in ("IAM", "RC", "GDD")}
     os.environ.update(addresses, EB_USER_NAME="bench", EB_PASSWORD="bench-password", EB_THREADS=str(job["threads"]))
-    specification = importlib.util.spec_from_file_location("template", job["template"])
-    assert specification is not None
-    assert specification.loader is not None
-    template = importlib.util.module_from_spec(specification)
-    sys.modules["template"] = template
-    specification.loader.exec_module(template)
-    template.MAX_THREADS = max(template.MAX_THREADS, job["threads"])  # type: ignore[attr-defined]
+    template: Any = imported(Path(job["template"]))
+    template.MAX_THREADS = max(template.MAX_THREADS, job["threads"])
     return template
 
 
