@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -183,38 +182,26 @@ def singer_stream(job: Job) -> Cost:
         def prepare_request_payload(self, context: Any, next_page_token: Any) -> Any:
             return dict(context) if self.http_method == "POST" else None
 
-    class Organizations(Stream):
-        name, path, fields, children = "organizations", ORGANIZATIONS, ("id", "name"), {"organization": "id"}
+    def stream(name: str, path: str, fields: str, parent: object = None, **more: object) -> Any:
+        own = {"name": name, "path": path, "fields": fields.split(), "parent_stream_type": parent}
+        return type(name, (Stream,), {**own, **more})
 
-        def parse_response(self, response: Any) -> Iterable[Any]:
-            return islice(super().parse_response(response), job["centres"])
-
-    class Inclusions(Stream):
-        name, path, fields, children = "inclusions", INCLUSIONS, ("patientId", "status"), {"subject": "patientId"}
-        parent_stream_type, http_method, records_jsonpath = Organizations, "POST", "$.data[*]"
-
-    class Surveys(Stream):
-        name, path, fields = "surveys", SURVEYS, ("id", "name", "answers")
-        parent_stream_type, http_method = Inclusions, "POST"
-
-    class Records(Stream):
-        name, path, fields, children = (
-            "records",
-            RECORD + "?patient={subject}",
-            ("patientId", "visits", "tubeId"),
-            {"tube": "tubeId"},
-        )
-        parent_stream_type, records_jsonpath = Inclusions, "$"
-
-    class Requests(Stream):
-        name, path, fields = "requests", REQUEST + "/{tube}", ("tubeId", "patientId", "status")
-        parent_stream_type, records_jsonpath = Records, "$"
+    first, one = {"records_jsonpath": f"$[:{job['centres']}]"}, {"records_jsonpath": "$"}
+    listed = {"http_method": "POST", "records_jsonpath": "$.data[*]"}
+    organizations = stream("organizations", ORGANIZATIONS, "id name", children={"organization": "id"}, **first)
+    inclusions = stream(
+        "inclusions", INCLUSIONS, "patientId status", organizations, children={"subject": "patientId"}, **listed
+    )
+    surveys = stream("surveys", SURVEYS, "id name answers", inclusions, http_method="POST")
+    by_patient = f"{RECORD}?patient={{subject}}"
+    records = stream("records", by_patient, "patientId visits tubeId", inclusions, children={"tube": "tubeId"}, **one)
+    requests = stream("requests", f"{REQUEST}/{{tube}}", "tubeId patientId status", records, **one)
 
     class Study(Tap):
         name, config_jsonschema = "tap-study", PropertiesList().to_dict()
 
         def discover_streams(self) -> list[Any]:
-            return [stream(self) for stream in (Organizations, Inclusions, Surveys, Records, Requests)]
+            return [stream(self) for stream in (organizations, inclusions, surveys, records, requests)]
 
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         return measured(job, lambda _: Study(config={}).sync_all())
