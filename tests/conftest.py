@@ -1,7 +1,5 @@
 """The fixtures of all tests: the simulated platform, a fresh template in this process, a copy as a user makes one."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

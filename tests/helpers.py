@@ -1,7 +1,5 @@
 """What the tests share besides the fixtures: scripts run as a user runs them, logs, git, waiting, the study."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import os

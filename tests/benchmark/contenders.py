@@ -4,8 +4,6 @@
 the reason if it cannot, as a package is not installed.
 """
 
-from __future__ import annotations
-
 import asyncio
 import importlib.metadata
 import io

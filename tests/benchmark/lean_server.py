@@ -6,8 +6,6 @@ tells how many calls were answered with data since it was last asked. It is far 
 routing, no tokens, no faults), so that it is the client that is measured.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

@@ -4,8 +4,6 @@ Each contender makes the calls as its author would write them, and keeps the ans
 is its nature). `job["centres"]` limits the slow ones to a share.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """The benchmark works: it measures every part, says what it leaves out, and does not count work that was not done."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

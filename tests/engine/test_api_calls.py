@@ -1,7 +1,5 @@
 """The API functions: each returns what the platform holds, and get_all_inclusions all of its pages."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Encrypted connections, by a certificate from an authority of the test's own; answers that come byte by byte."""
 
-from __future__ import annotations
-
 import re
 import ssl
 import threading

@@ -1,7 +1,5 @@
 """Constants, variables, addresses: what is wrong is named with its value and the fix, and nothing is sent there."""
 
-from __future__ import annotations
-
 import re
 import socket
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Children made by fork: each gets its own answers, logs in for itself, and can be ended."""
 
-from __future__ import annotations
-
 import os
 import re
 

@@ -1,7 +1,5 @@
 """get_nested_value, held against a JSONPath implementation (RFC 9535) that knows nothing of it."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import itertools

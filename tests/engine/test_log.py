@@ -1,7 +1,5 @@
 """The log: its name, its file, its lines."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

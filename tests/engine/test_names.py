@@ -1,7 +1,5 @@
 """An author's names and the engine's live in one module: neither changes what the other does, or the run is refused."""
 
-from __future__ import annotations
-
 import dis
 import re
 import subprocess

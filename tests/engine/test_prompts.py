@@ -1,7 +1,5 @@
 """What a person is asked: the script runs on a pseudo-terminal, or at a console of Windows, and keys are typed."""
 
-from __future__ import annotations
-
 import re
 import sys
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """No password, no token, no query string in any output."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

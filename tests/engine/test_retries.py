@@ -1,7 +1,5 @@
 """What is tried again, when, and what is not: the decisions as pure functions, then against the simulated platform."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math

@@ -1,7 +1,5 @@
 """run_parallel: any input, flat memory, the first failure, leaving early, and from anywhere."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import gc
 import logging

@@ -1,7 +1,5 @@
 """Sessions that end, in every way, under 60 threads: renewed once, or opened anew once, or given up with one error."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

@@ -3,8 +3,6 @@
 Windows has no kill(): there a thread of the script raises the signal, which the main thread hears no better.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import re

@@ -1,7 +1,5 @@
 """The table at the end of the log: held against what the simulated platform counted."""
 
-from __future__ import annotations
-
 import re
 import sys
 import threading

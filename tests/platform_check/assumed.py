@@ -1,7 +1,5 @@
 """What the template assumes of each endpoint: how it is called, what it answers, what makes a browser call it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Changes of a script that a machine can make, and making them: in place, with the script as it was beside it."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Nothing in such a file is relied on: what is not as it should be is passed over and counted.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import urllib.parse

@@ -1,7 +1,5 @@
 """What an answer means for the script: pure functions from what was seen to a line of the table, in its order."""
 
-from __future__ import annotations
-
 import math
 import re
 import time

@@ -1,7 +1,5 @@
 """The check by what a browser recorded: the same table as by calls, from calls that somebody else made."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The calls of the check: one at a time, read-only, few; later ones go on with what earlier ones found out."""
 
-from __future__ import annotations
-
 import os
 import re
 import socket

@@ -3,8 +3,6 @@
 Lines are found by the literals that would have to change, not by the names of functions: those differ by version.
 """
 
-from __future__ import annotations
-
 import ast
 import os
 import re

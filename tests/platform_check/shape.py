@@ -1,7 +1,5 @@
 """What may be said of an answer: status, kinds, counts, names of fields, durations; never a value of it."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import email.utils

@@ -1,7 +1,5 @@
 """How the table of the check looks."""
 
-from __future__ import annotations
-
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a newcomer reads, README and specification, taken apart for the tests."""
 
-from __future__ import annotations
-
 import re
 from itertools import takewhile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Changes that a machine makes in a script: each at its line, all or none, with the script as it was beside it."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Thousands of calls through faults of every kind, expiring tokens and an outage: the same result, byte for byte."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The check of a platform: good lines where all is as assumed, else the difference and the line to change."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

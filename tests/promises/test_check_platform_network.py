@@ -1,7 +1,5 @@
 """What stands between the check and a platform: redirects, portals, proxies, ports without TLS, certificates."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The parts of the check by themselves: pace and limits of its calls, lines of other versions, what tokens tell."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Whatever a platform answers, no value of it is in what the check prints, and no credential or token."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Connections: none is kept without work, no more than calls may be at work, and none takes for ever to make."""
 
-from __future__ import annotations
-
 import gc
 import socket
 import sys

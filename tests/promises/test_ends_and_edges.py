@@ -1,7 +1,5 @@
 """Work that outlives main, executors and handlers of the script's own, destructors, streams, lists that shrink."""
 
-from __future__ import annotations
-
 import textwrap
 import threading
 from typing import Any

@@ -1,7 +1,5 @@
 """The forms that scripts in use are written in run as they stand, in the template and in a copy of it."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import re

@@ -1,7 +1,5 @@
 """What a browser recorded leads to a copy that runs: recordings of real browsers, one for each dialect."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

@@ -1,7 +1,5 @@
 """Whatever a recording holds, no value of it is in what the check prints."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,7 +1,5 @@
 """What is read of a recording: bad files, what is passed over, how browsers differ, what is told apart by its shape."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

@@ -1,7 +1,5 @@
 """What must not show shows nowhere: passwords of proxies and addresses, long tokens, cookies; and whose the log is."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """What a script asks for is done in full, or an error says so: no short list, no half file, no work that never ran."""
 
-from __future__ import annotations
-
 import asyncio
 import csv
 import gzip

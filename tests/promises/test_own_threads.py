@@ -1,7 +1,5 @@
 """Work that a script does beside `main()` counts: its threads and executors are waited for, its errors are heard."""
 
-from __future__ import annotations
-
 import re
 import sys
 

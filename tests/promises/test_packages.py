@@ -1,7 +1,5 @@
 """A copy runs with nothing installed but uv, and with the newest and the oldest packages that it allows."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

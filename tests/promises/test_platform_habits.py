@@ -1,7 +1,5 @@
 """Habits of real platforms that no call has to fail for: slow tokens, cookies, rate limits by 403, empty answers."""
 
-from __future__ import annotations
-
 import logging
 from json import JSONDecodeError
 from typing import Any

@@ -1,7 +1,5 @@
 """A proxy between script and platform: what goes wrong there is said of the proxy, and its refusal is not repeated."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """README and specification: every Python block runs as it stands, every table says what the file says."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import re

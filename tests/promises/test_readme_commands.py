@@ -1,7 +1,5 @@
 """What the README lets a newcomer type works, and what it lets them expect to see is what they see."""
 
-from __future__ import annotations
-
 import csv
 import os
 import re

@@ -1,7 +1,5 @@
 """The recipe that goes on where a run stopped keeps what was fetched, whatever happens to a run."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

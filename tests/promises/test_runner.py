@@ -1,7 +1,5 @@
 """What `python3 tests` does with its arguments."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the sandbox promises: a folder of its own, a platform that fits the script, and nothing that leaves it."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import signal

@@ -1,7 +1,5 @@
 """The template type-checks strictly, for Windows too, and tells an author's editor what things are."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A copy of any version since 1.3.0 gets the template's engine by one command, and keeps what its author wrote."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import functools

@@ -1,7 +1,5 @@
 """Each call gets its own answer: a record says whose it is, and a connection may deliver another call's answer."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from typing import Any

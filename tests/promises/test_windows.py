@@ -3,8 +3,6 @@
 test_types.py finds calls that Windows does not have; `.ci/windows` runs these tests, and the engine's, on Windows.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What a person reads when something goes wrong says what it was, where, and what to do."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The recipes for data frames, Excel, Parquet, charts and notebooks, with the packages that they need."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Two browsers without a window, and what their developer tools save as HAR: their own code writes it."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

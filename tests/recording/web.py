@@ -1,7 +1,5 @@
 """The pages of a platform, as a browser sees them: one that visits the simulated platform, which is on another host."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import sys

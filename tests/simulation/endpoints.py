@@ -1,7 +1,5 @@
 """What each endpoint of the simulated platform does, faults aside."""
 
-from __future__ import annotations
-
 import asyncio
 from json import JSONDecodeError
 from typing import Any

@@ -1,7 +1,5 @@
 """How the simulated platform answers when something is wrong."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import socket

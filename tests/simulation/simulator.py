@@ -4,8 +4,6 @@
 its standard input is closed, so that it never outlives whoever started it. Tests watch and steer it under /_sandbox.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

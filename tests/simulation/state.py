@@ -1,7 +1,5 @@
 """What the simulated platform is, what it has seen, and how a test changes it while it runs."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import sys

@@ -4,8 +4,6 @@ Every patient is made when asked for, from a seed of its own; nothing depends on
 `random.Random` promises to keep is used, and no floating-point function, so the data are equal byte for byte.
 """
 
-from __future__ import annotations
-
 import uuid
 from collections import Counter
 from datetime import date, timedelta
