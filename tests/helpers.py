@@ -111,12 +111,6 @@ def run_script(path: Path, platform: Simulator | None, **variables: str) -> subp
     return finished_in(path.parent, [sys.executable, str(path)], environment_for(platform, **variables))
 
 
-def run_in(folder: Path, command: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Run a command in a folder; exit code and all that it said, on both outputs."""
-    done = finished_in(folder, command, environment)
-    return done.returncode, done.stdout + done.stderr
-
-
 def log_of(path: Path) -> str:
     """The log beside a script; only line ends of this system are translated, for a lone CR would be a forgery."""
     return path.with_suffix(".log").read_bytes().decode("utf-8").replace(os.linesep, "\n")

@@ -1,11 +1,8 @@
 """Changes that a machine makes in a script: each at its line, all or none, with the script as it was beside it."""
 
-import os
-import stat
 from pathlib import Path
 
 import pytest
-from helpers import needs_posix
 from platform_check.changes import Edit, apply, changed
 from script_file import Refused
 
@@ -44,29 +41,17 @@ def test_of_two_edits_of_the_same_text_the_later_one_is_left() -> None:
     assert changed(SOURCE, edits) == (SOURCE.replace("one = 1", "one = 2"), [edits[1]])
 
 
-def test_what_is_there_already_beside_the_script_is_never_written_over(tmp_path: Path) -> None:
-    path = tmp_path / "my_script.py"
-    path.write_text("a = 1\n")
-    (tmp_path / "my_script.before.py").write_text("older")
-    kept, _ = apply(path, [(Edit("2", "1"), 1)])
-    assert (kept.name, kept.read_text(), path.read_text()) == ("my_script.before-2.py", "a = 1\n", "a = 2\n")
-    assert (tmp_path / "my_script.before.py").read_text() == "older"
-
-
-def test_line_ends_and_the_byte_order_mark_stay(tmp_path: Path) -> None:
-    path = tmp_path / "my_script.py"
-    path.write_bytes(b"\xef\xbb\xbfa = 1\r\nb = 1\r\n")
-    apply(path, [(Edit("2", "1"), 2), (Edit("c = 1", "a", above=True), 1)])
-    assert path.read_bytes() == b"\xef\xbb\xbfc = 1\r\na = 1\r\nb = 2\r\n"
-
-
-@needs_posix(reason="Windows has no such rights")
-def test_the_rights_of_the_file_stay(tmp_path: Path) -> None:
-    path = tmp_path / "my_script.py"
-    path.write_text("a = 1\n")
+def test_line_ends_mark_and_rights_of_the_file_stay_and_nothing_beside_it_is_written_over(tmp_path: Path) -> None:
+    path, before = tmp_path / "my_script.py", b"\xef\xbb\xbfa = 1\r\nb = 1\r\n"
+    path.write_bytes(before)
     path.chmod(0o750)
-    apply(path, [(Edit("2", "1"), 1)])
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o750
+    mode = path.stat().st_mode  # Windows has no such rights
+    (tmp_path / "my_script.before.py").write_text("older")
+    kept, _ = apply(path, [(Edit("2", "1"), 2), (Edit("c = 1", "a", above=True), 1)])
+    assert path.read_bytes() == b"\xef\xbb\xbfc = 1\r\na = 1\r\nb = 2\r\n"
+    assert path.stat().st_mode == mode
+    assert (kept.name, kept.read_bytes()) == ("my_script.before-2.py", before)
+    assert (tmp_path / "my_script.before.py").read_text() == "older"
 
 
 def test_a_script_that_would_be_no_python_any_more_is_left_alone(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from helpers import (
     all_inclusions,
     base_python,
     environment_for,
+    finished_in,
     log_of,
     needs_posix,
     python,
-    run_in,
     run_script,
     study_of,
 )
@@ -102,12 +102,21 @@ def create():
 
 
 def checked(
-    path: Path | None, platform: Simulator | None, folder: Path, *options: str, bare: bool = False, **variables: str
-) -> tuple[int, str]:
-    """Run the check in a folder, at will by a Python without packages; exit code and all that it said."""
+    code: int,
+    path: Path | None,
+    platform: Simulator | None,
+    folder: Path,
+    *options: str,
+    bare: bool = False,
+    **variables: str,
+) -> str:
+    """Run the check in a folder, at will by a Python without packages, to an exit code; all that it said."""
     interpreter = [str(base_python()), "-S"] if bare else [sys.executable]
     command = [*interpreter, str(CHECK), *options, *([str(path)] if path else [])]
-    return run_in(folder, command, environment_for(platform, **variables))
+    done = finished_in(folder, command, environment_for(platform, **variables))
+    output = done.stdout + done.stderr
+    assert done.returncode == code, output
+    return output
 
 
 def plain(output: str) -> str:
@@ -134,10 +143,11 @@ def counts_of(platform: Simulator) -> dict[str, int]:
     return {centre["id"]: len(all_inclusions(study, centre["id"])) for centre in study.organizations}
 
 
-def test_a_platform_as_assumed_gives_a_table_of_good_lines_and_exit_code_0(platform: Simulator, tmp_path: Path) -> None:
-    code, output = checked(None, platform, tmp_path)
-    assert code == 0, output
+def test_a_platform_as_assumed_gives_a_table_of_good_lines_and_exit_code_0(simulator: Start, tmp_path: Path) -> None:
+    platform = simulator("--dialect", "jwt", "--token-lifetime", "900")
+    output = checked(0, None, platform, tmp_path)
     assert "DIFFERS" not in output
+    assert "a JWT that expires after 15 min" in plain(output)
     assert re.search("\n[23][0-9] as assumed, 0 different, 1 not tried; ", output)
     assert sum(platform.seen()["requests"].values()) <= MOST_CALLS
     assert platform.seen()["peak_concurrency"] == 1
@@ -154,16 +164,14 @@ def test_a_difference_is_told_with_its_lines_and_apply_alone_makes_check_and_stu
 ) -> None:
     platform, path = simulator("--dialect", dialect), script(STUDY)
     before, (words, in_line) = path.read_bytes(), LINE_TO_CHANGE[dialect]
-    code, output = checked(path, platform, path.parent, "--apply")
-    assert code == 1, output
+    output = checked(1, path, platform, path.parent, "--apply")
     assert words in plain(output)
     named = lines_named(output, before.decode("utf-8"))
     assert named
     assert all(in_line in line for line in named), output
     assert ", as shown above; the old version is my_script.before.py" in output
     assert path.with_name("my_script.before.py").read_bytes() == before
-    code, output = checked(path, platform, path.parent, "--apply")
-    assert code == 0, output
+    output = checked(0, path, platform, path.parent, "--apply")
     assert "Nothing in my_script.py can be changed automatically" in output
     assert_study_runs(path, platform)
 
@@ -173,7 +181,7 @@ def test_without_apply_the_code_to_write_is_shown_and_the_script_stays_as_it_is(
 ) -> None:
     platform, path = simulator("--dialect", "total-missing"), script(STUDY)
     before = path.read_bytes()
-    _, output = checked(path, platform, path.parent)
+    output = checked(1, path, platform, path.parent)
     assert "rewrite get_all_inclusions: request page after page until one is empty" in output
     assert "\n    def get_all_inclusions(organization_id: str)" in output
     assert path.read_bytes() == before
@@ -182,8 +190,7 @@ def test_without_apply_the_code_to_write_is_shown_and_the_script_stays_as_it_is(
 @pytest.mark.parametrize("dialect", NOTHING_TO_CHANGE)
 def test_what_the_script_copes_with_is_told_all_the_same(dialect: str, simulator: Start, script: Script) -> None:
     platform, path = simulator("--dialect", dialect), script(STUDY)
-    code, output = checked(path, platform, path.parent)
-    assert code == 1, output
+    output = checked(1, path, platform, path.parent)
     assert NOTHING_TO_CHANGE[dialect] in plain(output)
     assert "write `" not in output
     assert_study_runs(path, platform)
@@ -191,8 +198,7 @@ def test_what_the_script_copes_with_is_told_all_the_same(dialect: str, simulator
 
 def test_a_path_that_has_moved_is_named_with_its_entry(simulator: Start, script: Script) -> None:
     platform, path = simulator("--dialect", "moved"), script(STUDY)
-    code, output = checked(path, platform, path.parent)
-    assert code == 1, output
+    output = checked(1, path, platform, path.parent)
     assert "RC organizations: 2xx with a list" in output
     assert "HTTP 404" in output
     assert "correct the path: ask the platform's operator" in plain(output)
@@ -200,15 +206,8 @@ def test_a_path_that_has_moved_is_named_with_its_entry(simulator: Start, script:
     assert line.strip().startswith('"organizations": ')
     moved = line.replace("/api/inclusions/getAllOrganizations", "/api/v2/organizations")
     path.write_text(path.read_text(encoding="utf-8").replace(line, moved), encoding="utf-8")
-    code, output = checked(path, platform, path.parent)
-    assert code == 0, output
+    output = checked(0, path, platform, path.parent)
     assert_study_runs(path, platform)
-
-
-def test_the_lifetime_of_a_jwt_is_told(simulator: Start, tmp_path: Path) -> None:
-    code, output = checked(None, simulator("--dialect", "jwt", "--token-lifetime", "900"), tmp_path)
-    assert code == 0, output
-    assert "a JWT that expires after 15 min" in plain(output)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -230,8 +229,7 @@ def test_endpoints_that_the_user_has_added_are_tried_if_they_are_read_without_pa
     platform: Simulator, script: Script
 ) -> None:
     path = script(OWN_FUNCTIONS, edits={"MICROSERVICES: dict[str, dict[str, Any]] = {\n": OWN_SERVICE})
-    code, output = checked(path, platform, path.parent)
-    assert code == 0, output
+    output = checked(0, path, platform, path.parent)
     assert "ok LAB centres: 2xx with JSON HTTP 200" in plain(output)
     assert "ok LAB centres_again: 2xx with JSON HTTP 200" in plain(output)
     assert "not tried LAB counts no function calls it by GET without parameters" in plain(output)
@@ -245,14 +243,12 @@ def test_services_that_are_commented_out_are_left_alone(platform: Simulator, scr
     text = path.read_text(encoding="utf-8")
     start, end = text.index('    "GDD": {'), text.index("\n}\n", text.index('    "GDD": {'))
     path.write_text(text[:start] + re.sub("(?m)^", "# ", text[start:end]) + text[end:], encoding="utf-8")
-    code, output = checked(path, platform, path.parent)
-    assert code == 0, output
+    checked(0, path, platform, path.parent)
     assert platform.seen()["services"]["GDD"] == 0
 
 
 def test_a_refused_login_is_tried_once_and_ends_the_check(platform: Simulator, tmp_path: Path) -> None:
-    code, output = checked(None, platform, tmp_path, EB_PASSWORD="not-the-password")
-    assert code == 1, output
+    output = checked(1, None, platform, tmp_path, EB_PASSWORD="not-the-password")
     assert "check EB_USER_NAME and EB_PASSWORD (tried only once, so that the account is not locked)" in output
     assert "not-the-password" not in output
     assert platform.seen()["logins"] == {"accepted": 0, "refused": 1}
@@ -260,8 +256,7 @@ def test_a_refused_login_is_tried_once_and_ends_the_check(platform: Simulator, t
 
 def test_an_app_id_that_is_refused_is_named_with_its_line(platform: Simulator, script: Script) -> None:
     path = script("pass", edits={'"endobest-gdd"': '""'})
-    code, output = checked(path, platform, path.parent)
-    assert code == 1, output
+    output = checked(1, path, platform, path.parent)
     assert "correct the app_id of GDD" in output
     assert [line.split("#")[0].strip() for line in lines_named(output, path.read_text(encoding="utf-8"))] == [
         '"app_id": "",'
@@ -285,8 +280,7 @@ def test_an_app_id_that_is_refused_is_named_with_its_line(platform: Simulator, s
 def test_a_wrong_setting_is_said_in_one_line_before_anything_is_sent(
     variables: dict[str, str], said: str, platform: Simulator, tmp_path: Path
 ) -> None:
-    code, output = checked(None, platform, tmp_path, **variables)
-    assert code == 2, output
+    output = checked(2, None, platform, tmp_path, **variables)
     assert re.fullmatch(f"check_platform.py: .*{said}.*\n", output)
     assert "geheim" not in output
     assert sum(platform.seen()["requests"].values()) == 0
@@ -303,14 +297,12 @@ def test_a_wrong_setting_is_said_in_one_line_before_anything_is_sent(
 def test_what_is_no_copy_of_the_template_is_said_in_one_line(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "other.py"
     path.write_text(text, encoding="utf-8")
-    code, output = checked(path, None, tmp_path)
-    assert code == 2, output
+    output = checked(2, path, None, tmp_path)
     assert re.fullmatch(f"check_platform.py: other.py {said}.*\n", output), output
 
 
 def test_an_address_where_nobody_answers_is_named_with_the_variable(platform: Simulator, tmp_path: Path) -> None:
-    code, output = checked(None, platform, tmp_path, EB_GDD_URL=f"http://127.0.0.1:{unused_port()}")
-    assert code == 1, output
+    output = checked(1, None, platform, tmp_path, EB_GDD_URL=f"http://127.0.0.1:{unused_port()}")
     assert "connection refused or closed" in output
     assert "correct EB_GDD_URL, or the base_url" in output
 
@@ -335,22 +327,19 @@ def test_what_the_environment_does_not_say_is_asked_for_and_the_password_is_not_
 
 
 def test_a_python_without_httpx_gets_it_from_the_environment_of_the_tests(platform: Simulator, tmp_path: Path) -> None:
-    code, output = checked(None, platform, tmp_path, bare=True)
-    assert code == 0, output
+    checked(0, None, platform, tmp_path, bare=True)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="httpx2 needs Python 3.11")
 def test_a_copy_that_has_moved_to_httpx2_is_checked_as_it_is(platform: Simulator, script: Script) -> None:
     path = script("pass")
     path.write_text(moved(path.read_text(encoding="utf-8")), encoding="utf-8")
-    code, output = checked(path, platform, path.parent, bare=True)
-    assert code == 0, output
+    checked(0, path, platform, path.parent, bare=True)
 
 
 def test_a_file_that_imports_neither_httpx_ends_the_check_in_the_environment_of_the_tests_too(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text("import httpx3\n", encoding="utf-8")
-    code, output = checked(Path("other.py"), None, tmp_path, bare=True)
-    assert code == 2
+    output = checked(2, Path("other.py"), None, tmp_path, bare=True)
     words = "other.py cannot be read as a copy of the template (ModuleNotFoundError: No module named 'httpx3')"
     assert words in output
 

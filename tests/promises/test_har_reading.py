@@ -66,30 +66,27 @@ def set_body(entry: Any, body: object) -> None:
 )
 def test_a_file_that_is_of_no_use_is_said_in_one_sentence(content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "session.har").write_bytes(content)
-    code, output = read(tmp_path, "--har", "session.har")
-    assert code == 2, output
+    output = read(2, tmp_path, "--har", "session.har")
     assert re.fullmatch(f"check_platform.py: session.har {said}.*\n", output), output
 
 
 def test_a_file_over_100_mb_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with open(tmp_path / "session.har", "wb") as file:
         file.truncate(har.MOST_BYTES + 1)
-    code, output = read(tmp_path, "--har", "session.har")
-    assert code == 2, output
+    output = read(2, tmp_path, "--har", "session.har")
     assert "has 100 MB, but at most 100 MB are read: choose Fetch/XHR (Firefox: XHR) in the Network tab" in output
 
 
 @pytest.mark.parametrize("name", ["no-such-file", "."])
 def test_a_file_that_cannot_be_read_is_said_in_one_sentence(name: str, tmp_path: Path) -> None:
-    code, output = read(tmp_path, "--har", name)
-    assert code == 2, output
+    output = read(2, tmp_path, "--har", name)
     assert len(output.splitlines()) == 1
 
 
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     path = recorded(f"firefox-{PLAIN}", tmp_path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert "HTTP 200, userId, access_token, refresh_token" in plain(read(tmp_path, "--har", path)[1])
+    assert "HTTP 200, userId, access_token, refresh_token" in plain(read(1, tmp_path, "--har", path))
 
 
 def test_what_is_no_call_of_the_platform_is_passed_over_and_counted(told: Told) -> None:
@@ -103,7 +100,7 @@ def test_what_is_no_call_of_the_platform_is_passed_over_and_counted(told: Told) 
 
 def test_a_reader_without_httpx_is_told_the_addresses_to_export_and_to_delete_the_file(tmp_path: Path) -> None:
     path = recorded(f"chromium-{PLAIN}", tmp_path)
-    _, output = read(tmp_path, "--har", path)
+    output = read(1, tmp_path, "--har", path)
     assert re.search(r"\nexport EB_RC_URL=http://localhost:\d+/rc\n|\n\$env:EB_RC_URL = \"http", output)
     assert "The recording contains your password, tokens and patient data. Delete it: " in output
     assert output.rstrip().endswith(str(path)) or os.name == "nt"
@@ -113,7 +110,7 @@ def test_a_reader_without_httpx_is_told_the_addresses_to_export_and_to_delete_th
 def test_the_addresses_to_export_are_all_that_a_platform_as_assumed_needs(simulator: Start, copy: Path) -> None:
     platform, folder = simulator(), copy.parent
     path = recorded(f"firefox-{PLAIN}", folder, platform)
-    _, output = read(folder, "--har", path, copy)
+    output = read(1, folder, "--har", path, copy)
     exports = [line for line in output.splitlines() if line.startswith("export ")]
     check = f"python3 {TEMPLATE.parent}/tests/check_platform.py --har session.har my_script.py"
     environment = environment_for(platform, **NOWHERE, EB_THREADS="3")
@@ -240,8 +237,7 @@ def test_another_name_of_an_id_is_told_and_written(copy: Path) -> None:
             entry["request"]["url"] = entry["request"]["url"].replace("?patient=", "?subjectId=")
 
     path = changed(f"chromium-{PLAIN}", copy.parent, rename)
-    code, output = read(copy.parent, "--har", path, "--apply", copy)
-    assert code == 1, output
+    output = read(1, copy.parent, "--har", path, "--apply", copy)
     assert "RC record_by_patient: the id is patient in the query subjectId in the query" in plain(output)
     assert 'params={"subjectId": identifier(patient_id)}' in copy.read_text(encoding="utf-8")
 
@@ -316,7 +312,7 @@ def test_where_one_path_is_outside_of_the_others_each_is_written_from_the_host_o
             entry["request"]["url"] = entry["request"]["url"].replace("/rc/api/surveys/filter/", "/forms/")
 
     path = changed(f"chromium-{PLAIN}", copy.parent, outside)
-    _, output = read(copy.parent, "--har", path, "--apply", copy)
+    output = read(1, copy.parent, "--har", path, "--apply", copy)
     services = read_script(copy).services
     assert re.fullmatch(r"http://localhost:\d+", services["RC"]["base_url"])
     assert services["RC"]["endpoints"] == {
@@ -359,8 +355,7 @@ def test_two_services_that_nothing_tells_apart_are_told_as_both(told: Told) -> N
 
 
 def test_apply_is_refused_for_the_template_itself(tmp_path: Path) -> None:
-    code, output = read(tmp_path, "--har", recorded(f"chromium-{PLAIN}", tmp_path), "--apply")
-    assert code == 2, output
+    output = read(2, tmp_path, "--har", recorded(f"chromium-{PLAIN}", tmp_path), "--apply")
     assert "--apply changes a copy: name yours" in output
 
 
@@ -370,5 +365,5 @@ def test_what_no_machine_can_change_is_listed(copy: Path) -> None:
             entry["request"]["method"] = "GET"
 
     path = changed(f"chromium-{PLAIN}", copy.parent, by_get)
-    _, output = read(copy.parent, "--har", path, "--apply", copy)
+    output = read(1, copy.parent, "--har", path, "--apply", copy)
     assert re.search(r"Left to you:\n  my_script.py:\d+  call surveys with GET\n", output), output

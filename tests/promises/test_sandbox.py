@@ -11,13 +11,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from helpers import WATCHDOG, Script, Start, environment_for, git, needs_posix, patients_of, python, shell, wait_until
+from helpers import WATCHDOG, Script, Start, environment_for, git, needs_posix, python, shell, wait_until
 from next_httpx import moved
 from readme_and_spec import TOP, blocks
 from sandbox import assignments
 from script_source import read
 from server import Simulator
-from study import Study
 
 posix = needs_posix(reason="signals sent by kill(), and commands for a POSIX shell")
 
@@ -260,11 +259,6 @@ def test_an_answer_of_the_scripts_own_takes_the_place_of_a_simulated_one_and_of_
     assert "my_script: failed: get_statistics: HTTP 404" in done.stderr, "no centre of the study"
 
 
-def test_an_answer_of_the_scripts_own_is_for_those_who_have_a_token(with_lab: Script, tmp_path: Path) -> None:
-    path = with_lab("print(httpx.get(url_of('LAB', 'results')).status_code)")
-    assert sandbox(tmp_path, f"--answer=results={with_file(tmp_path, '[]')}", path).stdout == "401\n"
-
-
 def test_a_platform_that_stays_answers_with_the_file_as_well(
     staying: Callable[..., subprocess.Popen[str]], script: Script, tmp_path: Path
 ) -> None:
@@ -305,14 +299,17 @@ def test_a_service_whose_address_is_fixed_is_refused_with_the_line_to_change(wit
     assert names_in(tmp_path) == {"my_script.py"}
 
 
-def test_the_session_of_one_service_does_not_open_another(with_lab: Script, tmp_path: Path) -> None:
+def test_a_call_is_for_those_who_have_a_token_of_its_service(with_lab: Script, tmp_path: Path) -> None:
     path = with_lab(
         """
         headers = {"Authorization": f"Bearer {tokens['LAB']['access_token']}"}
         print(httpx.get(url_of("RC", "organizations"), headers=headers).status_code)
+        for options in ({"headers": headers}, {}):
+            print(httpx.get(url_of("LAB", "results"), **options).status_code)
         """
     )
-    assert sandbox(tmp_path, path).stdout == "401\n"
+    done = sandbox(tmp_path, f"--answer=results={with_file(tmp_path, '[]')}", path)
+    assert done.stdout == "401\n200\n401\n", done.stderr
 
 
 def test_an_unknown_path_of_a_known_service_is_told_apart_from_what_is_not_found(
@@ -351,12 +348,6 @@ def test_some_patients_fail_for_good_and_they_are_the_same_in_each_run(script: S
     assert first.stdout == again.stdout != other.stdout
     assert re.search(r"(?m)^  answered 500 +12$", first.stderr)
     assert "40 patients (4 failing)" in first.stderr
-
-
-def test_the_failing_patients_are_patients_of_the_study() -> None:
-    study = Study(5, 60)
-    assert len(study.some_patients(6)) == 6
-    assert study.some_patients(6) <= set(patients_of(study))
 
 
 def test_more_failing_patients_than_there_are_are_refused(script: Script, tmp_path: Path) -> None:
