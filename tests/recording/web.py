@@ -1,20 +1,25 @@
 """The pages of a platform, as a browser sees them: one that visits the simulated platform, which is on another host."""
 
-import http.client
+import asyncio
 import json
-import sys
+import socket
 import threading
-import time
-import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
+import uvicorn
 from dialects import MOVED, MOVED_ALL, RENAMED
 from platform_check.script import read
 from server import Simulator
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 from study import Study
 
 PAGE = Path(__file__).with_name("page.html")
@@ -29,11 +34,7 @@ FILES = {
     "/rc/login": ("text/html", b"<!doctype html><title>Log in</title>"),
     "/login": ("text/html", b"<!doctype html><title>Log in</title>"),
 }
-CROSS_ORIGIN = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type",
-    "Access-Control-Allow-Methods": "GET, POST",
-}
+METHODS = ["GET", "POST"]
 LIMIT = 20  # rows on a page of the list of patients
 
 
@@ -58,92 +59,57 @@ def settings(platform: Simulator, port: int, dialect: str) -> dict[str, Any]:
     }
 
 
-class Web(BaseHTTPRequestHandler):
+def application(platform: Simulator, dialect: str) -> Starlette:
     """A page and its files; what is below a service's path is the simulated platform's answer."""
 
-    protocol_version = "HTTP/1.1"
-    platform: Simulator
-    dialect: str
+    async def page(request: Request) -> Response:
+        config = json.dumps(settings(platform, request.url.port or 80, dialect))
+        return HTMLResponse(PAGE.read_text(encoding="utf-8").replace("CONFIG;", f"{config};"))
 
-    def do_OPTIONS(self) -> None:
-        self.answer(204, {**CROSS_ORIGIN, "Access-Control-Max-Age": "0"})
+    async def file(request: Request) -> Response:
+        kind, body = FILES[request.url.path]
+        return Response(body, media_type=kind, headers={"Cache-Control": "max-age=600"})
 
-    def do_GET(self) -> None:
-        path = urllib.parse.urlsplit(self.path).path
-        if path == "/":
-            config = json.dumps(settings(self.platform, self.server.server_address[1], self.dialect))
-            page = PAGE.read_text(encoding="utf-8").replace("CONFIG;", f"{config};")
-            self.answer(200, {"Content-Type": "text/html"}, page.encode())
-        elif path == "/later":
-            self.platform.control(expire="RC")
-            self.answer(204, {})
-        elif path == "/slow":
-            time.sleep(1)
-            self.answer(204, {})
-        elif path in FILES:
-            kind, body = FILES[path]
-            self.answer(200, {**CROSS_ORIGIN, "Content-Type": kind, "Cache-Control": "max-age=600"}, body)
-        elif path.split("/")[1] in ("iam", "rc", "gdd"):
-            self.pass_on()
-        else:
-            self.answer(404, {"Content-Type": "text/plain"}, b"not here")
+    async def nothing(request: Request) -> Response:
+        if request.url.path == "/later":
+            platform.control(expire="RC")
+        await asyncio.sleep(request.url.path == "/slow")
+        return Response(status_code=204)
 
-    def do_POST(self) -> None:
-        if self.path == "/telemetry":
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.answer(204, {})
-        elif self.path == "/graphql":
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            kind, body = FILES[self.path]
-            self.answer(200, {"Content-Type": kind}, body)
-        else:
-            self.pass_on()
+    async def passed_on(request: Request) -> Response:
+        asked = {name: request.headers[name] for name in ("authorization", "content-type") if name in request.headers}
+        url = httpx.URL(platform.url + request.url.path, query=request.url.query.encode())
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.request(request.method, url, content=await request.body(), headers=asked)
+        headers = {
+            name: value for name, value in answer.headers.items() if name not in ("content-length", "connection")
+        }
+        return Response(answer.content, answer.status_code, headers)
 
-    def pass_on(self) -> None:
-        """Ask the simulated platform, and give its answer to a page from elsewhere."""
-        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        asked = {name: self.headers[name] for name in ("Authorization", "Content-Type") if self.headers[name]}
-        connection = http.client.HTTPConnection(urllib.parse.urlsplit(self.platform.url).netloc)
-        try:
-            connection.request(self.command, self.path, sent or None, asked)
-            response = connection.getresponse()
-            body, dropped = response.read(), ("content-length", "connection", "transfer-encoding")
-            headers = {name: value for name, value in response.getheaders() if name.lower() not in dropped}
-            self.answer(response.status, {**headers, **CROSS_ORIGIN}, body)
-        finally:
-            connection.close()
-
-    def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
-        """Write an answer; a browser that is gone is no matter."""
-        try:
-            self.send_response_only(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-        except OSError:
-            self.close_connection = True
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Say nothing."""
-
-
-class Server(ThreadingHTTPServer):
-    """A thread for each connection; those that a browser breaks off are no matter."""
-
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a connection that is gone."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
+    routes = [Route("/", page), *(Route(path, file, methods=METHODS) for path in FILES)]
+    routes += [Route(path, nothing, methods=METHODS) for path in ("/later", "/slow", "/telemetry")]
+    routes += [Route(f"/{name}/{{path:path}}", passed_on, methods=METHODS) for name in ("iam", "rc", "gdd")]
+    allowed = {"allow_origins": ["*"], "allow_methods": METHODS, "allow_headers": ["Authorization", "Content-Type"]}
+    from_elsewhere = Middleware(CORSMiddleware, max_age=0, **allowed)
+    return Starlette(routes=routes, middleware=[from_elsewhere])
 
 
 @contextmanager
 def served(platform: Simulator, dialect: str) -> Iterator[str]:
     """The address of the page, for as long as a `with` lasts."""
-    handler = type("Web", (Web,), {"platform": platform, "dialect": dialect})
-    with Server(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-        server.shutdown()
+    config = uvicorn.Config(
+        application(platform, dialect),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="critical",
+        date_header=False,  # the platform's clock is passed on
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        serving.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        server.should_exit = server.force_exit = True
+        serving.join()
