@@ -29,7 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
-from environment import TESTS, environment_python, missing_package, stop
+from environment import TEMPLATE, environment_python, missing_package, stop
 from script_file import Refused
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from platform_check.observed import Observation
     from platform_check.script import Script
 
-TEMPLATE = TESTS.parent / "eb_script_template.py"
 T = TypeVar("T")
 PROXY_FORM = "write http://user:password@host:port; in user and password, write %23, %2F, %40, %3F for #, /, @ and ?"
 

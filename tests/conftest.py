@@ -8,6 +8,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,9 @@ from study import Study
 @pytest.fixture
 def simulator() -> Iterator[Start]:
     """Start a small simulated platform: `simulator("--latency", "0.1")`."""
-    running: list[Simulator] = []
-
-    def start(*options: str) -> Simulator:
-        running.append(Simulator(sys.executable, "--centres", "5", "--patients", "60", *options).__enter__())
-        return running[-1]
-
-    yield start
-    for platform in running:
-        platform.__exit__(None, None, None)
+    small = (sys.executable, "--centres", "5", "--patients", "60")
+    with ExitStack() as running:
+        yield lambda *options: running.enter_context(Simulator(*small, *options))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 TESTS = Path(__file__).resolve().parent
+TEMPLATE = TESTS.parent / "eb_script_template.py"
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 HOME = TESTS / ".venv" / VERSION
 

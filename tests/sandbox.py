@@ -30,11 +30,10 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "simulation"))
 
-from environment import TESTS, environment_python, missing_package, stop
+from environment import TEMPLATE, TESTS, environment_python, missing_package, stop
 from script_source import Facts, read
 from server import SERVICES, UNKNOWN, Simulator, add_options, parse_options
 
-TEMPLATE = TESTS.parent / "eb_script_template.py"
 LATENCY = 0.2  # seconds per call unless the command line says otherwise: about what a platform takes, and bars show
 VERDICTS = {"login": "logins", "config_token": "configurations", "refresh_token": "refreshes"}
 
@@ -229,15 +228,11 @@ def row(label: str, count: int, note: str = "") -> str:
 def note(endpoint: str, seen: dict[str, Any]) -> str:
     """Return what there is to say of an endpoint beside its calls."""
     if endpoint in VERDICTS:
-        return verdict(seen[VERDICTS[endpoint]])
+        counts = seen[VERDICTS[endpoint]]
+        refused = f", {counts['refused']} refused" if counts["refused"] else ""
+        return f"{counts['accepted']} accepted{refused}"
     first, *others = seen["unknown"] if endpoint == UNKNOWN else [""]
     return f"{first} and others" if others else first
-
-
-def verdict(counts: dict[str, int]) -> str:
-    """Tell how many were accepted, and how many refused if any were."""
-    refused = f", {counts['refused']} refused" if counts["refused"] else ""
-    return f"{counts['accepted']} accepted{refused}"
 
 
 if __name__ == "__main__":

@@ -23,14 +23,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from environment import TESTS, environment_python, stop
+from environment import TEMPLATE, environment_python, stop
 from measure import SKIPPED, Cost, Job, build_of
 from next_httpx import copy_moved
 from parts import Part, parts
 from report import Results, lines_of, report, summary
 
 HERE = Path(__file__).resolve().parent
-TEMPLATE = TESTS.parent / "eb_script_template.py"
 PACKAGES = ("httpx", "httpcore", "h11", "tqdm", "httpx2", "requests", "aiohttp", "pycurl", "dlt", "singer-sdk")
 JOB_LIMIT = 900  # seconds; a contender that takes longer hangs
 

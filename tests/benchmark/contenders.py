@@ -206,13 +206,8 @@ def importing(job: Job) -> Cost:
 
 def versions(job: Job) -> dict[str, str | None]:
     """Tell the versions of packages; None for one that is not installed."""
-    found: dict[str, str | None] = {}
-    for package in job["packages"]:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+    installed = {each.name.replace("_", "-"): each.version for each in importlib.metadata.distributions()}
+    return {package: installed.get(package) for package in job["packages"]}
 
 
 CONTENDERS: dict[str, Callable[[Job], object]] = {

@@ -28,7 +28,7 @@ from typing import Any
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS / "simulation")]
 
-from environment import environment_python  # noqa: E402
+from environment import TEMPLATE, environment_python  # noqa: E402
 
 if not all(map(find_spec, ("pytest", "uvicorn", "faker"))):  # the tests' own environment has what helpers needs
     python = environment_python("requirements.txt")
@@ -105,8 +105,6 @@ PLACES = {
     ),
 }
 
-Started = tuple["subprocess.Popen[bytes]", Path]
-
 
 @dataclass(frozen=True)
 class End:
@@ -122,7 +120,7 @@ class End:
 
 
 @contextlib.contextmanager
-def started(place: Place, platform: Simulator, template: Path) -> Iterator[Started]:
+def started(place: Place, platform: Simulator, template: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """Run a place's script in a folder of its own: the process and the file with its output."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -203,7 +201,7 @@ def parsed() -> argparse.Namespace:
     add = parser.add_argument
     add("--runs", type=int, default=10, metavar="N", help="of each place and signal; default: %(default)s")
     add("--only", default="", metavar="PLACE", help="only the places with this in their name")
-    add("--template", type=Path, default=TESTS.parent / "eb_script_template.py", metavar="FILE")
+    add("--template", type=Path, default=TEMPLATE, metavar="FILE")
     return parser.parse_args()
 
 

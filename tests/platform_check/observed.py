@@ -266,14 +266,17 @@ class Observation:
     def paging(self) -> Iterator[Finding]:
         """The pages of the centre of which most pages were looked at."""
         centres: dict[str, list[Call]] = {}
-        for call in self.found.good_of_first("search_inclusions"):
+        first = [pair for pair in self.found.calls if pair[1] == "search_inclusions"][:1]
+        for call in (call for pair in first for call in self.found.good(*pair)):
             centres.setdefault(without_paging(call), []).append(call)
         if not centres:
             yield not_seen(About("paging"), f"{CLICKS['search_inclusions']}, then its next page")
             return
-        pages = max(
-            centres.values(), key=lambda calls: (len({asked_for(call, "page") for call in calls}), rows_in(calls))
-        )
+
+        def told(calls: list[Call]) -> tuple[int, int]:
+            return len({asked_for(call, "page") for call in calls}), sum(len(call.seen.rows) for call in calls)
+
+        pages = max(centres.values(), key=told)
         facts, every = facts_of(pages), map(facts_of, centres.values())
         capped = next((each for each in every if each.capped is not None), None)
         if capped and facts.capped is None:
@@ -314,11 +317,6 @@ def asked_for(call: Call, kind: str) -> int | None:
     """The `page` or the `limit` that a call asks for."""
     asked = paging_of(call).get(kind)
     return asked[2] if asked else None
-
-
-def rows_in(calls: Sequence[Call]) -> int:
-    """How many rows all calls have together."""
-    return sum(len(call.seen.rows) for call in calls)
 
 
 def facts_of(calls: Sequence[Call]) -> PageFacts:

@@ -63,10 +63,6 @@ class Recognised:
         """The token calls of all services."""
         return [call for (_, key), calls in self.calls.items() if key in TOKEN_CALLS for call in calls]
 
-    def good_of_first(self, key: str) -> list[Call]:
-        """The good calls of the first service that has calls of an endpoint."""
-        return next((self.good(*pair) for pair in self.calls if pair[1] == key), [])
-
     def path_of(self, pair: Key) -> str:
         """The path that an endpoint is assumed to have."""
         app, key = pair

@@ -183,8 +183,9 @@ class Script:
     def dead_token(self) -> Place:
         """The comparison that takes a status for a dead token, one that deals with an exception if there is any."""
         reader = self.token_answers().function
+        handled = {node for handler in walked(self.tree, ast.ExceptHandler) for node in ast.walk(handler)}
         found = [
-            (not in_handler(function, node), node.lineno, self.place(node, function))
+            (node not in handled, node.lineno, self.place(node, function))
             for function in self.functions
             if function is not reader
             for node in walked(function, ast.Compare)
@@ -333,11 +334,6 @@ def calls(node: ast.AST | None, method: str) -> list[ast.Call]:
 def decorated(function: Function) -> bool:
     """Whether a function is one of those that call the platform's data endpoints."""
     return any("api_call_with_retry" in ast.dump(decorator) for decorator in function.decorator_list)
-
-
-def in_handler(function: Function, node: ast.AST) -> bool:
-    """Whether a node stands where a function deals with an exception."""
-    return any(node in ast.walk(handler) for handler in walked(function, ast.ExceptHandler))
 
 
 def is_plain_get(node: ast.Call, app: str, endpoint: str) -> bool:

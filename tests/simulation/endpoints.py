@@ -122,12 +122,6 @@ def require_token(platform: Platform, service: str, request: Request) -> None:
             raise HTTPException(401, "this is not for you")
 
 
-def refuse_cookies(platform: Platform, request: Request) -> None:
-    """Refuse a call that sends a cookie, as one whose session has ended, however good its token is."""
-    if platform.conditions.cookies and request.cookies:
-        raise HTTPException(401, "this session has ended")
-
-
 def _bearer(request: Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token if scheme == "Bearer" else ""

@@ -106,8 +106,9 @@ class Call:
         return translated(self.platform.dialects, self.endpoint, self.is_data, response)
 
     async def _answer(self, request: Request) -> Response:
+        if self.platform.conditions.cookies and request.cookies:
+            return error(401, "this session has ended")  # however good its token is
         try:
-            endpoints.refuse_cookies(self.platform, request)
             if self.is_data:
                 endpoints.require_token(self.platform, self.service, request)
             return await self.handler(self.platform, request)
