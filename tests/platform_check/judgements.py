@@ -147,22 +147,16 @@ def described(seen: Seen) -> str:
     return f"{seen}, {shape.kind(seen.body)}"
 
 
-# Why a token call was refused, by its status: what to do, and the entry of the service to correct.
-REFUSALS: dict[str, dict[tuple[int, ...], tuple[str, str]]] = {
-    "login": {
-        (401,): ("check EB_USER_NAME and EB_PASSWORD (tried only once, so that the account is not locked)", ""),
-        (403,): (
-            "the platform does not let this user in: ask its operator for access, or whether the account is locked",
-            "",
-        ),
-    },
-    "config_token": {(400, 401, 403, 422): (f"correct the app_id of {{}}: {ASK}", "app_id")},
-    "refresh_token": {
-        (400, 401, 403, 422): (
-            "nothing to change: the script logs in again instead; the password has nothing to do with it",
-            "",
-        )
-    },
+REFUSED = (400, 401, 403, 422)
+OTHER_CLIENT = f"correct the app_id of {{}}: {ASK}"
+NO_RIGHTS = "the platform does not let this user in: ask its operator for access, or whether the account is locked"
+LOGS_IN_AGAIN = "nothing to change: the script logs in again instead; the password has nothing to do with it"
+# What to do about a token call that was refused, by its status.
+REFUSALS = {
+    ("login", 401): "check EB_USER_NAME and EB_PASSWORD (tried only once, so that the account is not locked)",
+    ("login", 403): NO_RIGHTS,
+    **{("config_token", status): OTHER_CLIENT for status in REFUSED},
+    **{("refresh_token", status): LOGS_IN_AGAIN for status in REFUSED},
 }
 
 
@@ -177,9 +171,8 @@ def refusal_remedy(app: str, endpoint: str, seen: Seen, script: Script) -> tuple
         return LATER, 0
     if seen.html:
         return f"{FIREWALL}; else correct EB_{app}_URL or the path", line
-    for statuses, (remedy, entry) in REFUSALS[endpoint].items():
-        if seen.status in statuses:
-            return remedy.format(app), script.entry(app, entry).line if entry else 0
+    if remedy := REFUSALS.get((endpoint, seen.status)):
+        return remedy.format(app), script.entry(app, "app_id").line if remedy == OTHER_CLIENT else 0
     if seen.status in (400, 422):
         return f"send different fields: {ASK}", script.mention(endpoint).line
     return f"correct the path: {ASK}", line
