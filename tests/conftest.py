@@ -38,14 +38,7 @@ def shared_simulator() -> Iterator[Simulator]:
 @pytest.fixture
 def platform(shared_simulator: Simulator) -> Simulator:
     """A small platform without faults, latency or counts, whatever the tests before did to it."""
-    normal = {"user": shared_simulator.options.user, "password": shared_simulator.options.password}
-    times = {"latency": 0, "hold": 0, "slow": 1, "slow_refresh": 0, "outage": 0}
-    habits = {"omit": [], "renewals": {}, "user_id": "someone", "clock_ahead": 0}
-    pages = {"page_cap": 1_000_000, "paging": "from 1", "total": True}
-    answers = dict.fromkeys(shared_simulator.seen()["requests"])
-    quirks = {"settling": {}, "cookies": False, "denied": [], "send_twice": {}, "outage_kind": "503"}
-    changed = {**normal, **times, **habits, **pages, **quirks, "faults": {}, "answer": answers}
-    shared_simulator.control(**changed, restart=True, reset_counts=True)
+    shared_simulator.control(as_new=True, restart=True, reset_counts=True)
     return shared_simulator
 
 

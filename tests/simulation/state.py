@@ -85,17 +85,14 @@ class Platform:
         lifetimes = dict.fromkeys((*SERVICES, *options.service), options.token_lifetime)
         lifetimes["IAM"] = options.iam_token_lifetime
         self.sessions = {service: Sessions(self, service, lifetime) for service, lifetime in lifetimes.items()}
-        self.conditions = Conditions(options.user, options.password, options.latency, slow=options.slow)
-        self.rates: dict[str, float] = options.rates
         self._random = Random(options.seed)
-        self.answers: dict[str, Response] = {}
-        self._answers_left: dict[str, int] = {}
         self.dialects = [DIALECTS[name] for name in options.dialect]
         self.moved: dict[str, str] = {}
         self._window = (0, 0)
         self._endpoints = endpoints
         self._connections: WeakSet[asyncio.Transport] = WeakSet()
-        self._outage_until = 0.0
+        self._options = options
+        self.set_as_new()
         self.set_reset_counts()
         for dialect in self.dialects:
             self.control(dialect.settings)
@@ -170,6 +167,15 @@ class Platform:
                 setattr(self.conditions, name, value)
             else:
                 getattr(self, f"set_{name}")(value)
+
+    def set_as_new(self, _: object = True) -> None:
+        """Work as the options say, whatever was set since the start."""
+        options = self._options
+        self.conditions = Conditions(options.user, options.password, options.latency, slow=options.slow)
+        self.rates: dict[str, float] = options.rates
+        self.answers: dict[str, Response] = {}
+        self._answers_left: dict[str, int] = {}
+        self._outage_until = 0.0
 
     def set_faults(self, rates: dict[str, float]) -> None:
         """Let so many calls go wrong, by kind."""
