@@ -34,7 +34,7 @@ if not all(map(find_spec, ("pytest", "uvicorn", "faker"))):  # the tests' own en
     python = environment_python("requirements.txt")
     os.execv(python, [str(python), *sys.argv])
 
-from helpers import answer, environment_for, wait_until  # noqa: E402
+from helpers import OWN_IMPORTS, answer, environment_for, wait_until  # noqa: E402
 from server import Simulator  # noqa: E402
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -60,22 +60,14 @@ class Place:
 
 BUSY = "print('busy', flush=True)"
 FOREVER = f"{BUSY}\nthreading.Event().wait()"
+LONG_FINALLY = f"try:\n{textwrap.indent(FOREVER, '    ')}\nfinally:\n    time.sleep(30)"
+QUEUED = f"futures = [main_thread_pool.submit(get_statistics, '1') for _ in range(1000)]\n{BUSY}\n"
 HELD: dict[str, Any] = {"hold": 60}
 PLACES = {
     "a call held for 60 s": Place(f"{BUSY}\nget_statistics('1')", HELD),
-    "a silent name server": Place(
-        "print('busy', flush=True)\nsocket.create_connection(('silent.example', 443))", prefix=ASKS_THE_SILENT
-    ),
-    "`future.result()` of 1,000 calls": Place(
-        "futures = [main_thread_pool.submit(get_statistics, '1') for _ in range(1000)]\n"
-        "print('busy', flush=True)\n[future.result() for future in futures]",
-        HELD,
-    ),
-    "`as_completed`": Place(
-        "futures = [main_thread_pool.submit(get_statistics, '1') for _ in range(1000)]\n"
-        "print('busy', flush=True)\nfor future in as_completed(futures):\n    future.result()",
-        HELD,
-    ),
+    "a silent name server": Place(f"{BUSY}\nsocket.create_connection(('silent.example', 443))", prefix=ASKS_THE_SILENT),
+    "`future.result()` of 1,000 calls": Place(f"{QUEUED}[future.result() for future in futures]", HELD),
+    "`as_completed`": Place(f"{QUEUED}for future in as_completed(futures):\n    future.result()", HELD),
     "`Event().wait()`": Place(FOREVER),
     "backing off": Place(
         "template.WAIT_BEFORE_RETRY = 60\nget_statistics('1')",
@@ -86,12 +78,9 @@ PLACES = {
     "the question for the user": Place("", asks="EB_USER_NAME", waits_for="User name"),
     "the question for the password": Place("", asks="EB_PASSWORD", waits_for="Password"),
     "the login, held": Place("", options=("--latency", "60"), waits_for="20 threads"),
-    "`finally: time.sleep(30)`": Place(
-        f"try:\n{textwrap.indent(FOREVER, '    ')}\nfinally:\n    time.sleep(30)",
-    ),
+    "`finally: time.sleep(30)`": Place(LONG_FINALLY),
     "`while True: try: ... except BaseException: pass`": Place(
-        "print('busy', flush=True)\nwhile True:\n    try:\n        threading.Event().wait()\n"
-        "    except BaseException:\n        pass"
+        f"{BUSY}\nwhile True:\n    try:\n        threading.Event().wait()\n    except BaseException:\n        pass"
     ),
     "closing after a failure, a task held": Place(
         "begun = threading.Event()\nmain_thread_pool.submit(lambda: (begun.set(), threading.Event().wait()))\n"
@@ -100,8 +89,7 @@ PLACES = {
     ),
     "20 threads that compute, `finally: time.sleep(30)`": Place(
         "def compute():\n    while True:\n        sum(number * number for number in range(1000))\n"
-        "for _ in range(20):\n    threading.Thread(target=compute, daemon=True).start()\n"
-        f"try:\n{textwrap.indent(FOREVER, '    ')}\nfinally:\n    time.sleep(30)",
+        "for _ in range(20):\n    threading.Thread(target=compute, daemon=True).start()\n" + LONG_FINALLY
     ),
 }
 
@@ -125,8 +113,7 @@ def started(place: Place, platform: Simulator, template: Path) -> Iterator[tuple
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         todo = textwrap.indent(place.todo or "pass", "    ")
-        own = "import sys, threading, time\nfrom pathlib import Path"
-        imports = f"{own}\nimport {template.stem} as template\nfrom {template.stem} import *"
+        imports = f"{OWN_IMPORTS}import socket, sys\nimport {template.stem} as template\nfrom {template.stem} import *"
         text = f"{imports}\n\ndef main():\n{todo}\n\nsys.exit(template.run(main))\n"
         (folder / "my_script.py").write_text(text)
         (folder / "resolv.conf").write_text(RESOLVER)

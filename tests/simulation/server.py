@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser, latency: float = 0.0) -> None:
     rate = _number(float, 0, 1)
     add("--faults", type=rate, default=0.0, metavar="RATE", help="share of calls with a fault of any kind, 0 to 1")
     kinds = f"share of calls with one kind of fault: {', '.join(KINDS)}"
-    add("--fault", **_several("KIND=RATE", kind_and_rate), help=kinds)
+    add("--fault", **_several("KIND=RATE", fault), help=kinds)
     add("--slow", **seconds, default=1.0, help="extra time for calls with the fault slow (%(default)s)")
     add("--failing", type=_number(int, 0), default=0, metavar="N", help="patients whose record is always an error 500")
     add("--answer", **_several("NAME=FILE.json", answer_from), help="file that an endpoint you added returns")
@@ -54,7 +54,7 @@ def add_options(parser: argparse.ArgumentParser, latency: float = 0.0) -> None:
     add("--certfile", metavar="FILE", help="serve HTTPS with the certificate and key in this file")
 
 
-def kind_and_rate(text: str) -> tuple[str, float]:
+def fault(text: str) -> tuple[str, float]:
     """Read KIND=RATE from the command line."""
     kind, _, rate = text.partition("=")
     return kind, float(rate)
