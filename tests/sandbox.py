@@ -100,10 +100,10 @@ def run(options: argparse.Namespace) -> int:
     facts = checked_facts(script)
     own = own_options(options, facts, script.name)
     folder = Path() if options.here else own_folder(script)
-    python, clause = interpreter(script)
+    python, reason = interpreter(script)
     with platform(options, own) as simulator:
         where = "this folder" if options.here else f"{folder} (use --here to run in this folder)"
-        say(f"Sandbox: running in {where}{clause}")
+        say(f"Sandbox: running in {where}{reason}")
         code = execute([python, str(script.absolute()), *options.script[1:]], folder, variables(simulator, facts))
     for line in last_words(script, folder, code):
         say(f"Sandbox: {line}")
@@ -142,11 +142,11 @@ def own_folder(script: Path) -> Path:
 
 
 def interpreter(script: Path) -> tuple[str, str]:
-    """Return the interpreter for the script, and a clause: the calling one, for its other packages, if it can do it."""
+    """Return the interpreter for the script, and why it is not the calling one, which may have other packages, too."""
     if package := missing_package(script):
         ours = environment_python("simulation/requirements.txt")
         home = ours.parent.parent.relative_to(TESTS.parent).as_posix()
-        return str(ours), f", with {home} because your Python has no {package}"
+        return str(ours), f"\nSandbox: using {home}, because your Python has no {package}"
     return sys.executable, ""
 
 

@@ -180,7 +180,9 @@ def test_an_interpreter_without_the_packages_is_replaced_and_the_other_one_named
     other = sandbox(tmp_path, script("print(1)"), flags=("-S",))  # -S: no installed packages
     assert other.stdout == "1\n", other.stderr
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    assert re.search(rf", with tests/\.venv/{re.escape(version)} because your Python has no httpx2?\n", other.stderr)
+    assert re.search(
+        rf"\nSandbox: using tests/\.venv/{re.escape(version)}, because your Python has no httpx2?\n", other.stderr
+    )
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="httpx2 needs Python 3.11")
