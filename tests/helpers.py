@@ -77,8 +77,8 @@ Script = Callable[..., Path]
 
 def release(module: Any) -> None:
     """Let go of what a test used without `run`, which does it by itself: threads, connections, failed tasks."""
-    module.main_thread_pool.close()
-    module.subtasks_thread_pool.close()
+    module.main_thread_pool.renew_threads()
+    module.subtasks_thread_pool.renew_threads()
     if module._thread.client is not None:  # those of ended threads close by themselves
         module._thread.client.close()
     module._stop.unheard.clear()

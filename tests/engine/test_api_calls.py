@@ -208,9 +208,9 @@ def test_whatever_the_sizes_the_pages_of_a_server_that_counts_right_give_all_row
 @pytest.mark.parametrize("data", [{"one": {}, "two": {}}, "none", None])
 def test_a_page_without_a_list_of_rows_is_an_error(template: Any, platform: Simulator, data: object) -> None:
     platform.control(answer={"search_inclusions": answer(200, json.dumps({"data": data, "total": 2}).encode())})
-    with pytest.raises(TypeError, match="a page is no "):
+    with pytest.raises(TypeError, match="the page is not "):
         template.search_inclusions("any", 1000, 1)
-    with pytest.raises(TypeError, match="a page is no "):
+    with pytest.raises(TypeError, match="the page is not "):
         template.get_all_inclusions("any")
 
 

@@ -115,6 +115,35 @@ def test_parent_and_children_get_the_answers_to_their_own_calls(
     assert finished.stdout == f"{answers} {answers}\nTrue\n"
 
 
+def test_a_client_that_the_script_keeps_reads_no_answer_of_the_parents_in_a_child(
+    platform: Simulator, forking: Script
+) -> None:
+    platform.control(latency=0.02)
+    kept = """
+@api_call_with_retry("RC")
+def echo_by_a_kept_client(number):
+    bearer = {"Authorization": f"Bearer {tokens['RC']['access_token']}"}
+    address = url_of("RC", "echo") + f"/{number}"
+    if number >= 0:
+        return client.get(address, headers=bearer).json()["n"]
+    with client.stream("GET", address, headers=bearer):
+        return echo_by_a_kept_client(-number)  # by a connection of its own
+"""
+    todo = """
+    global client
+    client = get_httpx_client()
+    MICROSERVICES["RC"]["endpoints"]["echo"] = "/api/echo"
+    echo_by_a_kept_client(-1)
+    with fork.Pool(4, initializer=login) as children:
+        numbers = children.map(echo_by_a_kept_client, range(100), chunksize=1)
+    print(numbers == list(range(100)))
+    """
+    path = forking(todo)
+    path.write_text(path.read_text(encoding="utf-8").replace(GUARD, kept + GUARD), encoding="utf-8")
+    finished = run_script(path, platform)
+    assert (finished.returncode, finished.stdout) == (0, "True\n"), finished.stderr
+
+
 def test_a_call_in_a_child_that_has_not_logged_in_says_so_in_its_parent(platform: Simulator, forking: Script) -> None:
     todo = "echo(0)\nwith fork.Pool(2) as children:\n    list(children.map(get_statistics, ['unknown']))"
     finished = run_script(forking(todo), platform)

@@ -4,6 +4,7 @@ import copy
 import functools
 import itertools
 import json
+from collections import Counter, defaultdict
 from typing import Any
 
 import jsonpath_rfc9535
@@ -153,6 +154,25 @@ def test_what_a_script_author_reads_in_the_documentation_holds(path: Any, value:
     assert get_nested_value(PATIENT, path) == value
     assert get_nested_value(PATIENT, path, GAP) == with_default
     assert get_nested_value(PATIENT, path, default=GAP) == with_default
+
+
+class Position:
+    """What numpy's integers are: no int, but an index."""
+
+    def __index__(self) -> int:
+        return -1
+
+
+def test_a_dict_that_makes_what_it_lacks_is_left_as_it_is() -> None:
+    visits: defaultdict[str, list[str]] = defaultdict(list, {"P1": ["V1"]})
+    assert get_nested_value(visits, ["P2"], "none") == "none"
+    assert get_nested_value([visits, Counter("a")], ["*", "P3"], 0) == [0, 0]
+    assert list(visits) == ["P1"]
+
+
+def test_an_index_need_not_be_an_int_and_a_path_need_not_be_a_list() -> None:
+    assert get_nested_value({"visits": ["first", "last"]}, ["visits", Position()]) == "last"  # type: ignore[list-item]
+    assert get_nested_value([{"n": 1}, {"n": 2}], iter(["*", "n"])) == [1, 2]  # type: ignore[arg-type]
 
 
 def test_none_as_the_default_fills_gaps_too() -> None:

@@ -202,7 +202,7 @@ def test_no_program_deadlocks_and_all_its_results_are_right(
     assert in_time(template, work) == expected(program)
     assert carried.started == Counter(everything(program))
     for name in POOLS:
-        getattr(template, name).close()  # so that the next program starts with pools of its own size
+        getattr(template, name).renew_threads()  # so that the next program starts with pools of its own size
 
 
 # ------------------------------------------------------------------------------- the forms that scripts use
@@ -235,6 +235,73 @@ def test_two_threads_can_have_a_pool_open_at_once_and_each_waits_for_its_own_tas
     slow_may_end.set()
     other.join(WATCHDOG)
     assert with_slow == [True]
+
+
+@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize("waiting", ["with", "shutdown"])
+def test_the_callbacks_of_its_futures_are_over_when_a_with_or_a_shutdown_has_waited(
+    template: Any, name: str, waiting: str
+) -> None:
+    pool, gate, called = getattr(template, name), threading.Event(), list[int]()
+
+    def call_back(future: Future[int]) -> None:
+        gate.wait(WATCHDOG)
+        called.append(future.result())
+
+    def work() -> None:
+        threading.Timer(0.2, gate.set).start()
+        if waiting == "shutdown":
+            pool.submit(abs, -1).add_done_callback(call_back)
+            pool.shutdown()
+            return
+        with pool as executor:
+            executor.submit(abs, -1).add_done_callback(call_back)
+
+    in_time(template, work)
+    assert called == [1]
+
+
+# In the main thread, leaving a `with`, or waiting by `shutdown` in it, also waits for what others submit.
+OTHERS = {
+    "a task of the other pool": "with subtasks_thread_pool as subtasks, main_thread_pool as executor:\n"
+    "    executor.submit(submit_four)",
+    "a task of the pool that is left last": "with main_thread_pool as executor, subtasks_thread_pool as subtasks:\n"
+    "    executor.submit(lambda: (time.sleep(0.2), submit_four()))",
+    "a thread": "with subtasks_thread_pool:\n    in_a_thread(submit_four)",
+    "a thread, before": "in_a_thread(submit_four)\nwith subtasks_thread_pool:\n    pass",
+    "a thread, before a shutdown": "with subtasks_thread_pool as subtasks:\n    in_a_thread(submit_four)\n"
+    "    subtasks.shutdown()\n    print(len(done))\n    done.clear()\ndone.extend('....')",
+}
+
+
+@pytest.mark.parametrize("way", OTHERS.values(), ids=OTHERS)
+def test_a_with_in_the_main_thread_waits_for_what_tasks_and_threads_without_one_submit(
+    script: Script, platform: Simulator, way: str
+) -> None:
+    todo = """
+done = []
+
+def submit_four():
+    for _ in range(4):
+        subtasks_thread_pool.submit(lambda: (time.sleep(0.2), done.append("a subtask")))
+
+def in_a_thread(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+"""
+    done = run_script(script(f"{todo}{way}\nprint(len(done))"), platform)
+    assert (done.returncode, set(done.stdout.split())) == (0, {"4"}), done.stderr
+
+
+def test_a_with_does_not_wait_for_what_its_thread_has_submitted_before(template: Any) -> None:
+    gate = threading.Event()
+    before = template.main_thread_pool.submit(gate.wait, WATCHDOG)
+    with template.main_thread_pool as executor:
+        assert executor.submit(abs, -1).result(WATCHDOG) == 1
+    assert not before.done()
+    gate.set()
 
 
 def test_an_inner_with_leaves_the_tasks_of_the_outer_one_alone(template: Any) -> None:
@@ -408,13 +475,17 @@ def test_a_task_that_calls_sys_exit_fails_and_cannot_end_the_run_as_if_it_were_d
     assert "failed: a task has called sys.exit(); only main() can" in done.stderr
 
 
-def test_what_was_submitted_before_sys_exit_without_an_error_is_still_done(script: Script, platform: Simulator) -> None:
-    todo = """
+@pytest.mark.parametrize("opening", ["executor = main_thread_pool\nif True:", "with main_thread_pool as executor:"])
+def test_what_was_submitted_before_sys_exit_without_an_error_is_still_done(
+    script: Script, platform: Simulator, opening: str
+) -> None:
+    todo = f"""{opening}
+    executor.submit(time.sleep, 0.2)
     for number in range(200):
-        main_thread_pool.submit(sys.stdout.write, f"{number}\\n")
+        executor.submit(sys.stdout.write, f"{{number}}\\n")
     sys.exit(0)
     """
-    done = run_script(script(todo), platform)
+    done = run_script(script(todo), platform, EB_THREADS="1")
     assert (done.returncode, len(done.stdout.split())) == (0, 200)
 
 

@@ -170,6 +170,15 @@ def test_a_wrong_number_of_threads_ends_the_run_with_the_range_before_the_passwo
     assert sum(platform.seen()["requests"].values()) == 0
 
 
+def test_a_password_that_is_typed_where_the_threads_are_asked_for_is_shown_and_logged_nowhere_by_the_engine(
+    path: Path, platform: Simulator
+) -> None:
+    talked = talk(path, variables_without(platform, "EB_PASSWORD", "EB_THREADS"), (THREADS, SECRET + ENTER))
+    assert talked.code == 2
+    assert "EB_THREADS = '***': give a whole number from 1 to 20" in talked.ending
+    assert SECRET not in talked.ending.partition("EB_THREADS")[2] + talked.log
+
+
 def test_a_refused_login_shows_one_line_and_no_password(path: Path, platform: Simulator) -> None:
     talked = talk(path, variables_without(platform, "EB_PASSWORD"), (PASSWORD, "Xq7-mistÿped" + ENTER))
     assert talked.code == 1

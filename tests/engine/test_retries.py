@@ -185,7 +185,7 @@ def answered(status: int, body: bytes = b"{}") -> dict[str, Any]:
     return {"answer": {"echo": answer(status, body)}}
 
 
-NO_BODY = "the answer has no body, JSON was expected"
+NO_BODY = "the response has no body, JSON was expected"
 Failure = tuple[dict[str, Any], type[Exception], str, int]  # behaviour, error, its words, attempts
 FAILURES: list[Failure] = [
     (answered(200, b"<!DOCTYPE html><title>Maintenance</title>"), json.JSONDecodeError, "a web page", ATTEMPTS),
@@ -243,7 +243,7 @@ def test_an_empty_answer_to_another_client_is_not_judged_by_a_call_before_it(
 def test_json_of_another_kind_than_promised_is_raised_at_once(platform: Simulator, logged_in: Load) -> None:
     module = logged_in(platform)
     platform.control(answer={"organizations": answer(200, b'{"error": "none"}')})
-    with pytest.raises(TypeError, match=r"RC organizations: the answer is a dict, not a list; .*check_platform\.py"):
+    with pytest.raises(TypeError, match=r"RC organizations: the response is a dict, not a list; .*check_platform\.py"):
         module.get_all_organizations()
     assert platform.seen()["requests"]["organizations"] == 1
 
@@ -394,7 +394,7 @@ def test_a_creation_is_not_repeated_when_a_later_call_of_the_same_function_fails
 
 
 def test_60_threads_never_create_twice_under_mixed_faults_and_expiries(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform, ERROR_MAX_RETRY=1000, _YOUNG_TOKEN_SECONDS=0)  # some tokens expire within a second
+    module = logged_in(platform, ERROR_MAX_RETRY=1000, _LIFETIME_SECONDS=0)  # some tokens expire within a second
     module.API_TIMEOUT = 2
     platform.control(faults=dict.fromkeys(KINDS, 0.04), slow=3)
     results = {}

@@ -103,6 +103,7 @@ def leave(how: object) -> Callable[[], object]:
         ("", 1, "failed"),
         ([{"patientId": "4711"}], 1, "failed: main returns a list: return nothing, an exit code or a text"),
         ((0,), 1, "failed: main returns a tuple: return nothing, an exit code or a text"),
+        (False, 1, "failed: main returns a bool: return nothing, an exit code or a text"),
         (Frame(), 1, "failed: main returns a Frame: return nothing, an exit code or a text"),
         (SystemExit(), 0, "done"),
         (SystemExit(0), 0, "done"),
@@ -152,7 +153,7 @@ with tqdm(total=1, bar_format=custom_bar_format) as pbar:
                 executor.shutdown(wait=False, cancel_futures=True)
                 raise
 """
-RAISED = r"(thread \S+ \(\S+\): )?\w+(: .*)?"
+RAISED = r"(outside main\(\): )?\w+(: .*)?"
 AFTER_A_CALL = "try:\n    get_statistics('unknown')\nexcept httpx.HTTPStatusError:\n    raise LookupError  # here"
 FAILURES = {
     "itself": "{}['x']  # here",
@@ -201,7 +202,10 @@ def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: P
 
 @pytest.mark.parametrize(
     ("leaving", "code", "words"),
-    [("sys.exit('patients are missing')", 1, "failed: thread mine: patients are missing"), ("sys.exit()", 0, "done")],
+    [
+        ("sys.exit('patients are missing')", 1, "failed: outside main(): patients are missing"),
+        ("sys.exit()", 0, "done"),
+    ],
     ids=["with an error", "without one"],
 )
 def test_sys_exit_in_a_thread_of_the_scripts_own_fails_the_run_if_it_tells_an_error(
@@ -211,7 +215,7 @@ def test_sys_exit_in_a_thread_of_the_scripts_own_fails_the_run_if_it_tells_an_er
     def work():
         {leaving}
 
-    thread = threading.Thread(target=work, name="mine")
+    thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     """
@@ -238,7 +242,7 @@ def test_a_thread_of_the_scripts_own_that_fails_costs_the_exit_code_and_lets_mai
     )
     done = run_script(path, platform)
     assert (done.returncode, done.stdout) == (1, "5\n")
-    closing = r"(?m)\bmy_script: failed: thread Thread-\d \(bring\): IndexError \(my_script.py line \d+\); .* log in "
+    closing = r"(?m)\bmy_script: failed: outside main\(\): IndexError \(my_script.py line \d+\); .* log in "
     assert re.search(closing, done.stderr)
     assert re.search(closing, log_of(path))
 

@@ -231,7 +231,7 @@ def test_a_token_may_expire_while_all_that_a_service_says_is_401(platform: Simul
     with pytest.raises(httpx.HTTPStatusError, match=REFUSED):
         module.get_record_by_patient("forbidden")
     platform.control(expire="RC")
-    module._sessions.received["RC"] -= module._YOUNG_TOKEN_SECONDS + 1  # that long ago
+    module._sessions.received["RC"] -= module._LIFETIME_SECONDS + 1  # that long ago
     assert module.echo(1) == 1
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
@@ -546,7 +546,7 @@ def test_a_user_may_be_a_number(platform: Simulator, logged_in: Load) -> None:
 def test_a_service_that_is_down_for_longer_than_api_timeout_and_then_refuses_is_one_error_after_one_login(
     platform: Simulator, logged_in: Load
 ) -> None:
-    patience = {"API_TIMEOUT": 0.5, "_YOUNG_TOKEN_SECONDS": 0.5}
+    patience = {"API_TIMEOUT": 0.5, "_LIFETIME_SECONDS": 0.5}
     module = logged_in(platform, ERROR_MAX_RETRY=1000, MAX_WAIT_BEFORE_RETRY=0.05, **patience)
     platform.control(revoke_refresh=True, answer={"config_token": answer(503)})
     with ThreadPoolExecutor(1) as outside:

@@ -196,7 +196,7 @@ def test_a_call_of_a_disabled_service_says_that_it_is_not_enabled(script: Script
 
 
 def test_a_service_of_the_authors_own_needs_an_entry_and_a_function(script: Script, platform: Simulator) -> None:
-    assert 'copy the entry `"GDD"`' in README
+    assert 'copy the `"GDD"` entry' in README
     added = re.sub('"request_by_tube": ".*"', '"centres": "/api/inclusions/getAllOrganizations"', entry_of("GDD"))
     path = script(
         """

@@ -25,6 +25,15 @@ def rows():
     return response.json().get("data", [])
 
 
+@api_call_with_retry("RC")
+def rows_by_a_subtask():
+    def fetch():
+        response = get_httpx_client().get(f"{MICROSERVICES['RC']['base_url']}/api/echo/1", headers=bearer())
+        return response.json().get("data", [])
+
+    return subtasks_thread_pool.submit(fetch).result()
+
+
 @api_call_with_retry("RC", idempotent=False)
 def create_row():
     url = f"{MICROSERVICES['RC']['base_url']}/api/requests/create"
@@ -72,13 +81,14 @@ def test_a_function_that_forgets_raise_for_status_is_tried_again_like_any_other(
     assert platform.seen()["requests"]["echo"] == attempts
 
 
+@pytest.mark.parametrize("function", ["rows", "rows_by_a_subtask"])
 def test_a_function_that_forgets_raise_for_status_gets_the_rows_once_the_platform_answers(
-    platform: Simulator, forgetful: Any
+    platform: Simulator, forgetful: Any, function: str
 ) -> None:
     platform.control(answer={"echo": ROWS})
     forgetful.ERROR_MAX_RETRY = 1000
     with outage(platform):
-        assert forgetful.rows() == [1, 2, 3]
+        assert getattr(forgetful, function)() == [1, 2, 3]
 
 
 def test_a_function_that_forgets_raise_for_status_has_its_token_renewed(platform: Simulator, forgetful: Any) -> None:
@@ -282,9 +292,9 @@ def test_a_parameter_without_a_value_is_left_out(template: Any, params: Any, que
     assert template.call_endpoint("RC", "GET", "echo", dict, params=params).get("query") == query
 
 
-@pytest.mark.parametrize("empty", [[], (), set(), iter(())])
-def test_an_empty_list_as_a_filter_is_refused_for_without_it_everything_would_come(template: Any, empty: Any) -> None:
-    with pytest.raises(template.WrongValue, match="the parameter organization is empty"):
+@pytest.mark.parametrize("empty", [[], (), set(), iter(()), [None, None], {}, {"id": "C-001"}])
+def test_a_filter_without_values_is_refused_because_everything_would_come(template: Any, empty: Any) -> None:
+    with pytest.raises(template.WrongValue, match="the parameter organization needs a value or a list of values"):
         template.call_endpoint("RC", "GET", "statistics", dict, params={"organization": empty})
 
 

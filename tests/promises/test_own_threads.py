@@ -56,7 +56,7 @@ def test_a_thread_that_fails_after_main_fails_the_run(platform: Simulator, scrip
     path = script(THREAD.replace("get_all_organizations", "get_statistics, args=('no such centre',)"))
     done = run_script(path, platform)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("my_script: failed: thread "), done.stderr
+    assert done.stderr.splitlines()[-1].startswith("my_script: failed: outside main(): "), done.stderr
     assert "1 failure" in done.stderr.splitlines()[-1]
     assert summary_of(log_of(path))["get_statistics"]["failures"] == 1
 
@@ -169,9 +169,38 @@ def test_an_error_that_python_only_prints_is_logged_and_makes_the_exit_code_1_an
     assert ", the first of 2 such failures; " in log_of(path).splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        'logging.basicConfig(filename="mine.log", force=True)',
+        'import logging.config\n    logging.config.dictConfig({"version": 1})',
+        "",
+    ],
+    ids=["another log", "no logger of a library", "a log of the engine"],
+)
+@pytest.mark.parametrize("error", ["raise KeyError", 'sys.exit("a column is missing")'])
+def test_a_callback_that_fails_makes_the_exit_code_1_whatever_the_script_does_with_log_and_result(
+    platform: Simulator, script: Script, setting: str, error: str
+) -> None:
+    todo = f"""
+    {setting}
+
+    def collect(future):
+        {error}
+
+    with main_thread_pool as executor:
+        future = executor.submit(get_all_organizations)
+        future.add_done_callback(collect)
+    print(len(future.result()))
+    """
+    done = run_script(script(todo), platform)
+    assert (done.returncode, done.stdout) == (1, "5\n")
+    assert re.search(r"failed: a callback: (KeyError|SystemExit) \(my_script.py line \d+\); ", done.stderr)
+
+
 def test_one_such_error_is_one(platform: Simulator, script: Script) -> None:
     done = run_script(script(FINALIZER.replace("range(2)", "range(1)")), platform)
-    assert re.search(r"failed: thread \w+: ValueError \(my_script.py line \d+\); ", done.stderr.splitlines()[-1])
+    assert re.search(r"failed: outside main\(\): ValueError \(my_script.py line \d+\); ", done.stderr.splitlines()[-1])
 
 
 def test_a_run_puts_the_hook_for_such_errors_back(platform: Simulator, load: Load) -> None:
