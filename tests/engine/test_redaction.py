@@ -146,12 +146,9 @@ def test_an_id_that_gets_into_a_message_by_mistake_is_not_shown_on_the_terminal(
 def test_after_a_login_without_run_a_handler_of_the_scripts_own_gets_no_address_of_httpx(
     platform: Simulator, script: Script
 ) -> None:
-    path = script("print(get_record_by_patient(get_all_inclusions(get_all_organizations()[0]['id'])[0]['patientId']))")
-    start = "\nimport logging\nlogging.basicConfig(level=logging.INFO)\nlogin()\nmain()\n"
-    path.write_text(
-        path.read_text(encoding="utf-8").replace("\n    sys.exit(run(main))\n", "\n    pass\n") + start, "utf-8"
-    )
-    finished = run_script(path, platform)
+    todo = "print(get_record_by_patient(get_all_inclusions(get_all_organizations()[0]['id'])[0]['patientId']))"
+    start = "    logging.basicConfig(level=logging.INFO)\n    login()\n    main()\n"
+    finished = run_script(script(todo, edits={"    sys.exit(run(main))\n": start}), platform)
     assert finished.returncode == 0, finished.stderr
     assert "user " in finished.stderr, "the engine's own line shows that the handler works"
     assert "HTTP Request" not in finished.stderr
