@@ -14,7 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import OWN_CALLS, OWN_IMPORTS, TEMPLATE, TODO_BLOCK, Load, Script, Start, release, study_of
+from helpers import (
+    OWN_CALLS,
+    OWN_IMPORTS,
+    TEMPLATE,
+    TODO_BLOCK,
+    Load,
+    Ran,
+    Run,
+    Script,
+    Start,
+    release,
+    run_script,
+    study_of,
+)
 from script_file import imported
 from server import Simulator
 from study import Study
@@ -136,6 +149,23 @@ def script(tmp_path: Path) -> Script:
         return path
 
     return make
+
+
+@pytest.fixture
+def run(script: Script, platform: Simulator) -> Run:
+    """Run such a copy: `run("print(1)", edits={"old": "new"}, MAX_THREADS=60, EB_THREADS="60")`.
+
+    Constants, which are numbers, and variables, which are texts, go by keyword; `on` is another platform, or none.
+    """
+
+    def run_copy(
+        todo: str, *, edits: dict[str, str] | None = None, on: Simulator | None = platform, **settings: float | str
+    ) -> Ran:
+        variables = {name: value for name, value in settings.items() if isinstance(value, str)}
+        constants = {name: value for name, value in settings.items() if not isinstance(value, str)}
+        return run_script(script(todo, edits=edits, **constants), on, **variables)
+
+    return run_copy
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def create(key):
 Start = Callable[..., Simulator]
 Load = Callable[..., Any]
 Script = Callable[..., Path]
+Run = Callable[..., "Ran"]
 
 
 def release(module: Any) -> None:
@@ -106,9 +108,29 @@ def finished_in(
     )
 
 
-def run_script(path: Path, platform: Simulator | None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in its folder; next to it is its log."""
-    return finished_in(path.parent, [sys.executable, str(path)], environment_for(platform, **variables))
+@dataclass(frozen=True)
+class Ran:
+    """What came of a run of a script; its log is beside it."""
+
+    path: Path
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def log(self) -> str:
+        return log_of(self.path)
+
+    @property
+    def said(self) -> str:
+        """All that it has said: on the terminal, in its output and in its log."""
+        return self.stdout + self.stderr + self.log
+
+
+def run_script(path: Path, platform: Simulator | None, **variables: str) -> Ran:
+    """Run a script in its folder."""
+    done = finished_in(path.parent, [sys.executable, str(path)], environment_for(platform, **variables))
+    return Ran(path, done.returncode, done.stdout, done.stderr)
 
 
 def log_of(path: Path) -> str:
@@ -127,11 +149,6 @@ def ran(template: Any, main: Callable[[], object]) -> tuple[int, str]:
     code = template.run(main)
     [log] = Path.cwd().glob("*.log")
     return code, log_of(log)
-
-
-def said(done: subprocess.CompletedProcess[str], path: Path) -> str:
-    """All that a run of a script has said: on the terminal, in its output and in its log."""
-    return done.stdout + done.stderr + log_of(path)
 
 
 def python(arguments: list[str], folder: Path, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:

@@ -14,11 +14,12 @@ from helpers import (
     OWN_CALLS,
     WATCHDOG,
     Load,
+    Run,
     Script,
     answer,
     environment_for,
+    log_of,
     needs_posix,
-    run_script,
     shell,
     wait_until,
 )
@@ -149,7 +150,7 @@ threading.Thread(target=speak).start()
         screen.allow("go on")
         screen.exit_code()
         screen.shows(*[rf"line {number}\\nof note" for number in range(3)], bar("all", "6/6"), "my_script: done; .*")
-    assert "too low for the terminal" in screen.path.with_suffix(".log").read_text(encoding="utf-8")
+    assert "too low for the terminal" in log_of(screen.path)
 
 
 @on_posix
@@ -245,14 +246,11 @@ def test_results_on_stdout_hold_no_part_of_a_bar(script: Script, platform: Simul
 # ------------------------------------------------------------------------------------------ without a terminal
 
 
-def test_without_a_terminal_no_control_code_is_written_and_a_short_run_logs_no_progress(
-    script: Script, platform: Simulator
-) -> None:
-    path = script(TASKS_WITH_BARS.replace("while not", "while False and not") + LOOP + "print('result')")
-    done = run_script(path, platform)
+def test_without_a_terminal_no_control_code_is_written_and_a_short_run_logs_no_progress(run: Run) -> None:
+    done = run(TASKS_WITH_BARS.replace("while not", "while False and not") + LOOP + "print('result')")
     assert done.stdout == "result\n"
     assert re.fullmatch("my_script: done; .*\n", done.stderr)
-    log = path.with_suffix(".log").read_text(encoding="utf-8")
+    log = done.log
     assert not CONTROL_CODE.search(done.stdout + done.stderr + log)
     assert "task 1" not in log
 
@@ -265,20 +263,17 @@ def test_without_a_terminal_no_control_code_is_written_and_a_short_run_logs_no_p
     ],
     ids=["with len()", "without"],
 )
-def test_without_a_terminal_progress_goes_to_the_log_now_and_then(
-    script: Script, platform: Simulator, items: str, progress: str
-) -> None:
+def test_without_a_terminal_progress_goes_to_the_log_now_and_then(run: Run, items: str, progress: str) -> None:
     todo = f"""
     log = Path("my_script.log")
     for item, _ in run_parallel(abs, {items}, desc="all"):
         if log.read_text(encoding="utf-8").count(" all ") == 2:
             break
     """
-    path = script(todo, _LOG_EVERY=0.2)
-    done = run_script(path, platform)
+    done = run(todo, _LOG_EVERY=0.2)
     assert done.returncode == 0
     assert re.fullmatch("my_script: done; .*\n", done.stderr)
-    log = path.with_suffix(".log").read_text(encoding="utf-8")
+    log = done.log
     assert not CONTROL_CODE.search(log)
     lines = [line for line in log.splitlines() if " all " in line]
     assert len(lines) >= 2
@@ -295,7 +290,7 @@ def test_lines_bars_and_the_bars_of_tqdm_itself_take_one_lock_that_starts_no_pro
     assert isinstance(template.tqdm.get_lock(), type(threading.RLock()))
 
 
-def test_without_a_terminal_a_log_line_does_not_wait_for_a_bar(script: Script, platform: Simulator) -> None:
+def test_without_a_terminal_a_log_line_does_not_wait_for_a_bar(run: Run) -> None:
     todo = """
 with tqdm.get_lock():  # as a bar does while it writes its state to the log
     thread = threading.Thread(target=logging.error, args=("a line",))
@@ -303,7 +298,7 @@ with tqdm.get_lock():  # as a bar does while it writes its state to the log
     thread.join(20)
     print("held" if thread.is_alive() else "written")
 """
-    done = run_script(script(todo), platform)
+    done = run(todo)
     assert (done.returncode, done.stdout) == (0, "written\n")
     assert done.stderr.startswith("a line\n")
 

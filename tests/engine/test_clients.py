@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers import Load, Script, Start, answer, run_script, wait_until
+from helpers import Load, Run, Start, answer, wait_until
 from server import Simulator
 
 THREADS, ROUNDS = 60, 20
@@ -24,17 +24,13 @@ def encrypted(certified: Start, monkeypatch: pytest.MonkeyPatch) -> Simulator:
     return certified()
 
 
-def test_a_script_trusts_the_authority_that_ssl_cert_file_names(
-    encrypted: Simulator, script: Script, tmp_path: Path
-) -> None:
-    path = script("print(len(get_all_organizations()))")
-    finished = run_script(path, encrypted, SSL_CERT_FILE=str(tmp_path / "ca.pem"))
+def test_a_script_trusts_the_authority_that_ssl_cert_file_names(encrypted: Simulator, run: Run, tmp_path: Path) -> None:
+    finished = run("print(len(get_all_organizations()))", on=encrypted, SSL_CERT_FILE=str(tmp_path / "ca.pem"))
     assert (finished.returncode, finished.stdout) == (0, "5\n")
 
 
-def test_an_untrusted_certificate_is_refused_at_once_with_a_hint(encrypted: Simulator, script: Script) -> None:
-    path = script('print("never here")', WAIT_BEFORE_RETRY=0.01)
-    finished = run_script(path, encrypted)
+def test_an_untrusted_certificate_is_refused_at_once_with_a_hint(encrypted: Simulator, run: Run) -> None:
+    finished = run('print("never here")', WAIT_BEFORE_RETRY=0.01, on=encrypted)
     assert (finished.returncode, finished.stdout) == (1, "")
     said = r"my_script: IAM login: ConnectError: .*CERTIFICATE_VERIFY_FAILED.*; set SSL_CERT_FILE to .*\n"
     assert re.fullmatch(said, finished.stderr), "more than one line would be a second attempt"

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers import Load, Script, Start, needs_posix, ran, run_script
+from helpers import Load, Run, Start, needs_posix, ran, run_script
 from server import Simulator
 from sockets import Answering
 
@@ -259,10 +259,14 @@ def test_what_is_sent_to_this_machine_takes_no_proxy(
 
 
 def test_a_service_that_the_simulated_platform_does_not_have_is_not_reached_from_the_sandbox(
-    script: Script, simulator: Start
+    run: Run, simulator: Start
 ) -> None:
     own = '"LAB": {"app_id": "", "base_url": "https://lab.hospital.test", "endpoints": {"config_token": "/token"}},'
-    path = script('print("never here")', edits={'    "GDD": {\n': f'    {own}\n    "GDD": {{\n'}, ERROR_MAX_RETRY=1)
-    finished = run_script(path, simulator())
+    finished = run(
+        'print("never here")',
+        edits={'    "GDD": {\n': f'    {own}\n    "GDD": {{\n'},
+        ERROR_MAX_RETRY=1,
+        on=simulator(),
+    )
     assert (finished.returncode, finished.stdout) == (1, "")
     assert finished.stderr.startswith("my_script: LAB config_token: ProxyError: ")

@@ -4,7 +4,7 @@ import os
 import re
 
 import pytest
-from helpers import OWN_CALLS, Script, run_script
+from helpers import OWN_CALLS, Run
 from server import Simulator
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is POSIX")
@@ -97,26 +97,25 @@ right += [task.result() for task in busy]
 
 
 @pytest.fixture
-def forking(script: Script) -> Script:
-    """Make a script that has `fork`, and functions for its children."""
-    return lambda todo: script(todo, edits={GUARD: OWN_CALLS + RIGHT + GUARD})
+def forking(run: Run) -> Run:
+    """Run a script that has `fork`, and functions for its children, and at will more of its own."""
+    return lambda todo, beside="": run(todo, edits={GUARD: OWN_CALLS + RIGHT + beside + GUARD})
 
 
 @pytest.mark.parametrize(("answers", "way"), WAYS.values(), ids=WAYS.keys())
 def test_parent_and_children_get_the_answers_to_their_own_calls(
-    platform: Simulator, forking: Script, answers: int, way: str
+    platform: Simulator, forking: Run, answers: int, way: str
 ) -> None:
     platform.control(latency=0.02)  # so that their calls overlap
-    path = forking(
+    finished = forking(
         f"echo(0)\nlist(run_parallel(echo, range(40)))\n{way}\nprint(len(right), sum(right))\nprint(is_right(7))"
     )
-    finished = run_script(path, platform)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == f"{answers} {answers}\nTrue\n"
 
 
 def test_a_client_that_the_script_keeps_reads_no_answer_of_the_parents_in_a_child(
-    platform: Simulator, script: Script
+    platform: Simulator, forking: Run
 ) -> None:
     platform.control(latency=0.02)
     kept = """
@@ -138,30 +137,30 @@ def echo_by_a_kept_client(number):
         with fork.Pool(4, initializer=login) as children:
             print(children.map(echo_by_a_kept_client, range(20), chunksize=1) == list(range(20)))
     """
-    finished = run_script(script(todo, edits={GUARD: OWN_CALLS + RIGHT + kept + GUARD}), platform)
+    finished = forking(todo, kept)
     assert (finished.returncode, finished.stdout) == (0, "True\n" * 4), finished.stderr
 
 
-def test_a_call_in_a_child_that_has_not_logged_in_says_so_in_its_parent(platform: Simulator, forking: Script) -> None:
+def test_a_call_in_a_child_that_has_not_logged_in_says_so_in_its_parent(forking: Run) -> None:
     todo = "echo(0)\nwith fork.Pool(2) as children:\n    list(children.map(get_statistics, ['unknown']))"
-    finished = run_script(forking(todo), platform)
+    finished = forking(todo)
     assert finished.returncode == 2
     assert "my_script: get_statistics: RC has no access token yet: call login() first; " in finished.stderr
 
 
-def test_a_child_that_comes_out_of_main_by_an_exception_says_so(platform: Simulator, script: Script) -> None:
+def test_a_child_that_comes_out_of_main_by_an_exception_says_so(run: Run) -> None:
     todo = """
     if os.fork() == 0:
         raise LookupError("of a patient")
     os.wait()
     """
-    done = run_script(script(todo), platform)
+    done = run(todo)
     assert done.returncode == 0
     assert re.search(r"my_script, process \d+: failed: LookupError \(my_script.py line \d+\)", done.stderr)
 
 
 def test_children_renew_an_expired_token_without_spending_the_refresh_token_of_their_parent(
-    platform: Simulator, forking: Script
+    platform: Simulator, forking: Run
 ) -> None:
     todo = f"""
 echo(0)
@@ -170,23 +169,21 @@ with fork.Pool(4) as children:
     print(all(children.map(is_right, range(100), chunksize=1)))
 print(echo(1))
 """
-    finished = run_script(forking(todo), platform)
+    finished = forking(todo)
     assert (finished.returncode, finished.stdout) == (0, "True\n1\n"), finished.stderr
     seen = platform.seen()
     assert seen["refresh_tokens_reused"] == 0
     assert seen["refreshes"] == {"accepted": 1, "refused": 0}, "the parent's; each child logs in for itself"
 
 
-def test_children_without_a_call_are_ended_by_their_pool_ten_times_in_a_row(
-    platform: Simulator, forking: Script
-) -> None:
+def test_children_without_a_call_are_ended_by_their_pool_ten_times_in_a_row(forking: Run) -> None:
     todo = """
 for _ in range(10):
     with fork.Pool(4) as children:
         assert children.map(abs, range(-50, 0)) == list(range(50, 0, -1))
 print("ended")
 """
-    finished = run_script(forking(todo), platform)
+    finished = forking(todo)
     assert (finished.returncode, finished.stdout) == (0, "ended\n"), finished.stderr
     assert "Traceback" not in finished.stderr
 
@@ -198,7 +195,7 @@ os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
 """
 
 
-def test_a_child_that_is_ended_the_moment_it_is_born_dies_and_dies_alone(platform: Simulator, script: Script) -> None:
+def test_a_child_that_is_ended_the_moment_it_is_born_dies_and_dies_alone(run: Run) -> None:
     todo = """
     if os.fork() == 0:
         os._exit(0)
@@ -207,22 +204,19 @@ def test_a_child_that_is_ended_the_moment_it_is_born_dies_and_dies_alone(platfor
         pass
     """
     imports = "\nfrom __future__ import annotations\n"
-    finished = run_script(script(todo, edits={imports: imports + BORN_TO_DIE}), platform)
+    finished = run(todo, edits={imports: imports + BORN_TO_DIE})
     assert (finished.returncode, finished.stdout) == (0, "-15\n"), finished.stderr
     assert re.search(r"^my_script: done; [^\n]+\n\Z", finished.stderr, re.MULTILINE)
 
 
-def test_what_a_child_logs_is_redacted_and_stands_in_the_log_of_its_parent(
-    platform: Simulator, forking: Script
-) -> None:
+def test_what_a_child_logs_is_redacted_and_stands_in_the_log_of_its_parent(platform: Simulator, forking: Run) -> None:
     todo = """
 with fork.Pool(2) as children:
     children.map(careless, range(20))
 """
-    path = forking(todo)
-    finished = run_script(path, platform)
+    finished = forking(todo)
     assert finished.returncode == 0, finished.stderr
-    log = path.with_suffix(".log").read_text(encoding="utf-8")
+    log = finished.log
     assert all(f"   child {number}: " in log for number in range(20))
     secrets = [platform.options.password, *platform.tokens()]
     assert [secret for secret in secrets if secret in log + finished.stderr] == []

@@ -17,6 +17,7 @@ from helpers import (
     TEMPLATE,
     WATCHDOG,
     Load,
+    Run,
     Script,
     answer,
     environment_for,
@@ -163,9 +164,9 @@ def test_at_info_there_is_no_line_per_call(copy: Path, platform: Simulator) -> N
     assert len(log_of(copy).splitlines()) < 12
 
 
-def test_no_message_can_forge_a_line_of_the_log_or_of_the_terminal(script: Script, platform: Simulator) -> None:
+def test_no_message_can_forge_a_line_of_the_log_or_of_the_terminal(run: Run, platform: Simulator) -> None:
     platform.control(answer={"organizations": answer(200, json.dumps([{"id": "1", "name": FORGERY}]).encode())})
-    path = script(
+    done = run(
         """
         name = get_all_organizations()[0]["name"]
         logging.info("%s", name)
@@ -184,9 +185,8 @@ def test_no_message_can_forge_a_line_of_the_log_or_of_the_terminal(script: Scrip
         # The author's own handler formats each record before the log does.
         edits={GUARD: f"\nlogging.basicConfig(stream=io.StringIO()){GUARD}"},
     )
-    done = run_script(path, platform)
     assert done.returncode == 1
-    log = log_of(path)
+    log = done.log
     assert "Aménorrhée, 3 µg/L: innocent\\r\\n2026" in log
     lines = re.split(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", log.rstrip("\n"))
     assert [line for line in lines if not LOG_LINE.fullmatch(line)] == []
@@ -195,16 +195,13 @@ def test_no_message_can_forge_a_line_of_the_log_or_of_the_terminal(script: Scrip
     assert all(line.startswith(("innocent", "Amén", "my_script", "failed on")) for line in done.stderr.splitlines())
 
 
-def test_whatever_a_script_adds_to_its_records_its_lines_are_kept(script: Script, platform: Simulator) -> None:
-    path = script("logging.warning('kept', extra={'detail': 3, 'id': None})")
-    done = run_script(path, platform)
+def test_whatever_a_script_adds_to_its_records_its_lines_are_kept(run: Run) -> None:
+    done = run("logging.warning('kept', extra={'detail': 3, 'id': None})")
     assert done.returncode == 0
-    assert re.search(r"WARNING +MainThread +kept\n", log_of(path))
+    assert re.search(r"WARNING +MainThread +kept\n", done.log)
 
 
-def test_a_message_that_cannot_be_made_is_told_once_by_its_line_without_what_it_was_made_of(
-    script: Script, platform: Simulator
-) -> None:
+def test_a_message_that_cannot_be_made_is_told_once_by_its_line_without_what_it_was_made_of(run: Run) -> None:
     todo = """
     class Patient:
         def __str__(self):
@@ -213,18 +210,16 @@ def test_a_message_that_cannot_be_made_is_told_once_by_its_line_without_what_it_
     for _ in range(2):
         logging.info("patient %s", Patient())  # here
     """
-    path = script(todo)
-    done = run_script(path, platform)
-    assert re.match(rf"\S+my_script\.py:{line_of(path)}: ValueError\nmy_script: done; [^\n]*\n\Z", done.stderr), (
+    done = run(todo)
+    assert re.match(rf"\S+my_script\.py:{line_of(done.path)}: ValueError\nmy_script: done; [^\n]*\n\Z", done.stderr), (
         done.stderr
     )
 
 
-def test_a_lone_surrogate_does_not_break_log_or_run(script: Script, platform: Simulator) -> None:
-    path = script('logging.error("half a character: \\ud83d, whole: é")\nraise ValueError("\\udcff")')
-    done = run_script(path, platform)
+def test_a_lone_surrogate_does_not_break_log_or_run(run: Run) -> None:
+    done = run('logging.error("half a character: \\ud83d, whole: é")\nraise ValueError("\\udcff")')
     assert done.returncode == 1
-    assert "half a character: \\ud83d, whole: é" in log_of(path)
+    assert "half a character: \\ud83d, whole: é" in done.log
     assert "Logging error" not in done.stderr
     assert len(done.stderr.splitlines()) == 2
 
@@ -243,17 +238,14 @@ no_limits = pytest.mark.skipif(sys.platform == "win32", reason="limits of a proc
 
 @no_limits
 @pytest.mark.parametrize(("ending", "code"), [("", 0), ("raise LookupError('no input')", 1), ("sys.exit(3)", 3)])
-def test_a_run_goes_on_with_a_full_disk_says_so_once_and_ends_as_it_would(
-    script: Script, platform: Simulator, ending: str, code: int
-) -> None:
-    path = script(f"{FULL_DISK}print(len(get_all_organizations()))\n{ending}")
-    done = run_script(path, platform)
+def test_a_run_goes_on_with_a_full_disk_says_so_once_and_ends_as_it_would(run: Run, ending: str, code: int) -> None:
+    done = run(f"{FULL_DISK}print(len(get_all_organizations()))\n{ending}")
     assert (done.returncode, done.stdout) == (code, "5\n")
     problem, *_, closing = done.stderr.splitlines()
     assert re.fullmatch(r".*my_script\.log: OSError: File too large", problem)
     assert closing.startswith("my_script: ")
     assert len(done.stderr.splitlines()) == 2, done.stderr
-    assert log_of(path).splitlines()[-1].endswith("services IAM, RC, GDD"), "and nothing is left in halves"
+    assert done.log.splitlines()[-1].endswith("services IAM, RC, GDD"), "and nothing is left in halves"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a device that is always full")

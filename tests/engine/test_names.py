@@ -2,14 +2,13 @@
 
 import dis
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
 
 import pytest
-from helpers import TEMPLATE, Script, Start, log_of, needs_posix, run_script
+from helpers import TEMPLATE, Ran, Run, Script, Start, log_of, needs_posix, run_script
 from server import Simulator
 
 # What a script may use of the engine.
@@ -168,9 +167,9 @@ def test_names_of_the_library_and_of_former_engines_are_free_for_an_author(
     assert outcome(simulator, script(TODO, edits=everywhere(FORBIDDEN.format(names=AUTHORS)), **QUICK)) == plain
 
 
-def test_a_name_that_an_author_sets_before_the_engine_keeps_its_value(platform: Simulator, script: Script) -> None:
+def test_a_name_that_an_author_sets_before_the_engine_keeps_its_value(run: Run) -> None:
     todo = f"print([name for name in {AUTHORS!r}.split() if type(globals()[name]) is not ForbiddenValue])"
-    done = run_script(script(todo, edits=inserted("EDIT 1", FORBIDDEN.format(names=AUTHORS))), platform)
+    done = run(todo, edits=inserted("EDIT 1", FORBIDDEN.format(names=AUTHORS)))
     assert done.stdout == "[]\n", done.stderr
 
 
@@ -214,24 +213,24 @@ def work(eb):
 
 
 @pytest.fixture
-def small(script: Script, tmp_path: Path) -> Script:
-    """A script that fetches something, and then fails: `small(edits={...})`."""
+def small(run: Run, tmp_path: Path) -> Run:
+    """Run a script that fetches something, and then fails: `small({"old": "new"})`."""
     (tmp_path / "author.py").write_text(SMALL_WORK, encoding="utf-8")
-    return lambda **options: script(TODO, **options)
+    return lambda edits: run(TODO, edits=edits)
 
 
 CENTRES = "[2, 3, 6, 16, 33]\n"
 CLOSING = r"my_script: failed: get_request_by_tube: HTTP 404 \(my_script.py line \d+\); [^\n]*\n"
 
 
-def assert_as_ever(done: subprocess.CompletedProcess[str]) -> None:
+def assert_as_ever(done: Ran) -> None:
     """What the script comes to with no name of the author's."""
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith(CENTRES)
     assert re.fullmatch(CLOSING, done.stderr), done.stderr
 
 
-def is_refusal(done: subprocess.CompletedProcess[str], platform: Simulator, name: str) -> bool:
+def is_refusal(done: Ran, platform: Simulator, name: str) -> bool:
     """Whether a run was refused for a name of the author's, before anything was sent."""
     if done.returncode != 2:
         return False
@@ -246,10 +245,10 @@ NEEDED, FREE = {"login", "run", "tokens"}, {"tqdm", "logger", "as_completed", "d
 
 @pytest.mark.parametrize("name", sorted({*PUBLIC, *FREE} - {"api_call_with_retry"}))  # without it the import fails
 def test_a_name_that_a_script_replaces_is_refused_with_what_to_do_or_changes_no_result(
-    platform: Simulator, small: Script, name: str
+    platform: Simulator, small: Run, name: str
 ) -> None:
     code = "tokens = {}" if name == "tokens" else SILENT.format(name=name)
-    done = run_script(small(edits=inserted("EDIT 2", code)), platform)
+    done = small(inserted("EDIT 2", code))
     if is_refusal(done, platform, name):
         assert name not in FREE
         assert re.search(r"\b(rename|name it|call it|another name)\b", done.stderr), done.stderr
@@ -261,23 +260,22 @@ def test_a_name_that_a_script_replaces_is_refused_with_what_to_do_or_changes_no_
 @pytest.mark.parametrize("name", ["_children", "_flush", "_json", "_LOGIN", "_now", "_stop"])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_name_of_the_engine_with_an_underscore_is_refused_wherever_a_script_sets_it(
-    platform: Simulator, small: Script, place: str, name: str
+    platform: Simulator, small: Run, place: str, name: str
 ) -> None:
-    done = run_script(small(edits=inserted(place, SILENT.format(name=name))), platform)
+    done = small(inserted(place, SILENT.format(name=name)))
     assert is_refusal(done, platform, name), done.stderr
 
 
 @pytest.mark.parametrize("name", sorted({*PUBLIC} - {"tqdm", "logger"}))
 def test_a_name_that_a_script_sets_before_the_engine_and_the_engine_sets_again_is_refused(
-    platform: Simulator, small: Script, name: str
+    platform: Simulator, small: Run, name: str
 ) -> None:
-    done = run_script(small(edits=inserted("EDIT 1", SILENT.format(name=name))), platform)
+    done = small(inserted("EDIT 1", SILENT.format(name=name)))
     assert is_refusal(done, platform, name), done.stderr
 
 
-def test_names_with_an_underscore_of_its_own_are_a_scripts_to_change(platform: Simulator, small: Script) -> None:
-    path = small(edits={**inserted("EDIT 1", "_mine = 1"), **inserted("EDIT 2", "_mine = _theirs = 2")})
-    assert_as_ever(run_script(path, platform))
+def test_names_with_an_underscore_of_its_own_are_a_scripts_to_change(small: Run) -> None:
+    assert_as_ever(small({**inserted("EDIT 1", "_mine = 1"), **inserted("EDIT 2", "_mine = _theirs = 2")}))
 
 
 def test_a_module_that_a_notebook_loads_anew_logs_in(platform: Simulator, script: Script) -> None:
@@ -310,13 +308,13 @@ VALUES = {"a number": "10", "a function": "lambda *arguments, **options: None"}
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 def test_names_of_python_that_a_script_sets_are_refused_or_change_no_result(
-    platform: Simulator, small: Script, value: str
+    platform: Simulator, small: Run, value: str
 ) -> None:
     left = set(ORDINARY.split()) - USED_BY_FUNCTIONS
     for _ in ORDINARY.split():
         platform.control(reset_counts=True)
         code = f"globals().update(dict.fromkeys({sorted(left)!r}, {value}))"
-        done = run_script(small(edits=inserted("EDIT 2", code)), platform)
+        done = small(inserted("EDIT 2", code))
         if done.returncode != 2:
             break
         named = left & set(re.findall(r"\w+", done.stderr))
@@ -328,16 +326,14 @@ def test_names_of_python_that_a_script_sets_are_refused_or_change_no_result(
 
 @pytest.mark.parametrize("name", ["bytes", "dict", "id", "list", "max", "print", "str", "type"])
 def test_no_name_of_python_that_a_script_sets_before_the_engine_lets_a_run_hang_or_come_to_another_result(
-    platform: Simulator, small: Script, name: str
+    small: Run, name: str
 ) -> None:
-    done = run_script(small(edits=inserted("EDIT 1", f"{name} = 10")), platform)
+    done = small(inserted("EDIT 1", f"{name} = 10"))
     assert done.returncode in (1, 2), done.stderr
     assert done.stdout == "" or done.stdout.startswith(CENTRES)
 
 
-def test_what_a_script_imports_under_the_very_name_that_python_has_for_it_is_allowed(
-    platform: Simulator, small: Script
-) -> None:
+def test_what_a_script_imports_under_the_very_name_that_python_has_for_it_is_allowed(small: Run) -> None:
     same = "from builtins import TimeoutError, open, print"
-    done = run_script(small(edits=inserted("EDIT 2", same)), platform)
+    done = small(inserted("EDIT 2", same))
     assert_as_ever(done)

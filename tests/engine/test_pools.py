@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from helpers import WATCHDOG, Load, Script, run_script, wait_until
+from helpers import WATCHDOG, Load, Run, wait_until
 from hypothesis import HealthCheck, Phase, example, given, settings, strategies as st
-from server import Simulator
 
 POOLS = ("main_thread_pool", "subtasks_thread_pool")
 
@@ -275,9 +274,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("way", OTHERS.values(), ids=OTHERS)
-def test_a_with_in_the_main_thread_waits_for_what_tasks_and_threads_without_one_submit(
-    script: Script, platform: Simulator, way: str
-) -> None:
+def test_a_with_in_the_main_thread_waits_for_what_tasks_and_threads_without_one_submit(run: Run, way: str) -> None:
     todo = """
 done = []
 
@@ -291,7 +288,7 @@ def in_a_thread(work):
     thread.join()
 
 """
-    done = run_script(script(f"{todo}{way}\nprint(len(done))"), platform)
+    done = run(f"{todo}{way}\nprint(len(done))")
     assert (done.returncode, set(done.stdout.split())) == (0, {"4"}), done.stderr
 
 
@@ -449,7 +446,7 @@ def test_what_a_failed_task_worked_on_goes_with_its_future(template: Any, name: 
         gc.enable()
 
 
-def test_a_with_whose_tasks_were_stopped_does_not_end_as_if_they_were_done(script: Script, platform: Simulator) -> None:
+def test_a_with_whose_tasks_were_stopped_does_not_end_as_if_they_were_done(run: Run) -> None:
     todo = """
     control = os.environ["EB_RC_URL"].replace("/rc", "/_sandbox/control")
     get_httpx_client().post(control, json={"restart": True, "password": "another"})
@@ -457,35 +454,31 @@ def test_a_with_whose_tasks_were_stopped_does_not_end_as_if_they_were_done(scrip
         executor.submit(get_all_organizations)
     print("a short file")
     """
-    done = run_script(script(todo), platform)
+    done = run(todo)
     assert (done.returncode, done.stdout) == (1, "")
     assert "my_script: IAM login: refused with HTTP 401" in done.stderr
 
 
 @pytest.mark.parametrize("argument", ["", "0", "'no such centre'"])
-def test_a_task_that_calls_sys_exit_fails_and_cannot_end_the_run_as_if_it_were_done(
-    script: Script, platform: Simulator, argument: str
-) -> None:
+def test_a_task_that_calls_sys_exit_fails_and_cannot_end_the_run_as_if_it_were_done(run: Run, argument: str) -> None:
     todo = f"""
     for number, _ in run_parallel(lambda number: number == 50 and sys.exit({argument}), range(100)):
         pass
     """
-    done = run_script(script(todo), platform)
+    done = run(todo)
     assert done.returncode == 1
     assert "failed: a task has called sys.exit(); only main() can" in done.stderr
 
 
 @pytest.mark.parametrize("opening", ["executor = main_thread_pool\nif True:", "with main_thread_pool as executor:"])
-def test_what_was_submitted_before_sys_exit_without_an_error_is_still_done(
-    script: Script, platform: Simulator, opening: str
-) -> None:
+def test_what_was_submitted_before_sys_exit_without_an_error_is_still_done(run: Run, opening: str) -> None:
     todo = f"""{opening}
     executor.submit(time.sleep, 0.2)
     for number in range(200):
         executor.submit(sys.stdout.write, f"{{number}}\\n")
     sys.exit(0)
     """
-    done = run_script(script(todo), platform, EB_THREADS="1")
+    done = run(todo, EB_THREADS="1")
     assert (done.returncode, len(done.stdout.split())) == (0, 200)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from console import Console
-from helpers import WATCHDOG, Script, environment_for, finished_in, log_of, needs_posix, run_script, wait_until
+from helpers import WATCHDOG, Run, Script, environment_for, finished_in, log_of, needs_posix, wait_until
 from server import Simulator
 
 if sys.platform != "win32":
@@ -223,12 +223,13 @@ def test_a_password_among_the_constants_serves_when_enter_is_pressed(script: Scr
     assert "tÿped" not in talked.shown + talked.log
 
 
-def test_without_a_terminal_the_constants_serve_and_nothing_is_asked(script: Script, platform: Simulator) -> None:
-    path = script("pass", edits={'DEFAULT_PASSWORD = ""': f"DEFAULT_PASSWORD = {SECRET!r}"})
-    done = run_script(path, platform, **dict.fromkeys(QUESTIONS, ""))
+def test_without_a_terminal_the_constants_serve_and_nothing_is_asked(run: Run) -> None:
+    done = run(
+        "pass", edits={'DEFAULT_PASSWORD = ""': f"DEFAULT_PASSWORD = {SECRET!r}"}, **dict.fromkeys(QUESTIONS, "")
+    )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"my_script: done; [^\n]+\n", done.stderr)
-    assert f" user {DEFAULT_USER}, 20 threads," in path.with_suffix(".log").read_text(encoding="utf-8")
+    assert f" user {DEFAULT_USER}, 20 threads," in done.log
 
 
 def test_a_pipe_is_no_terminal_and_what_it_holds_is_not_taken_for_answers(path: Path, platform: Simulator) -> None:

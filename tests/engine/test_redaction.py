@@ -10,7 +10,7 @@ import urllib.parse
 import httpx
 import pytest
 from faults import KINDS
-from helpers import OWN_CALLS, Load, Script, line_of, log_of, run_script, said
+from helpers import OWN_CALLS, Load, Run, line_of
 from server import Simulator
 from sockets import Answering
 
@@ -72,13 +72,18 @@ def written_forms(password: str) -> list[str]:
 
 @pytest.mark.parametrize("crash", CRASHES.values(), ids=CRASHES.keys())
 def test_neither_password_nor_token_is_written_at_debug_with_faults_and_a_crash(
-    platform: Simulator, script: Script, crash: str
+    platform: Simulator, run: Run, crash: str
 ) -> None:
     platform.control(password=PASSWORD)
-    path = script(DEBUG_LIBRARIES + OWN_CALLS + FAULTY + BUSY + crash, LOG_LEVEL=DEBUG, WAIT_BEFORE_RETRY=0.01)
-    finished = run_script(path, platform, EB_PASSWORD=PASSWORD, RATE="0.15")
+    finished = run(
+        DEBUG_LIBRARIES + OWN_CALLS + FAULTY + BUSY + crash,
+        LOG_LEVEL=DEBUG,
+        WAIT_BEFORE_RETRY=0.01,
+        EB_PASSWORD=PASSWORD,
+        RATE="0.15",
+    )
     assert finished.returncode == 1, finished.stderr
-    text = said(finished, path)
+    text = finished.said
     secrets = [*written_forms(PASSWORD), *platform.tokens()]
     assert platform.seen()["refreshes"]["accepted"] + platform.seen()["logins"]["accepted"] > 1, "none was renewed"
     assert [secret for secret in secrets if secret in text] == []
@@ -88,30 +93,28 @@ def test_neither_password_nor_token_is_written_at_debug_with_faults_and_a_crash(
 
 
 def test_a_log_call_whose_arguments_do_not_fit_shows_its_place_and_not_its_arguments(
-    platform: Simulator, script: Script
+    platform: Simulator, run: Run
 ) -> None:
-    path = script("""
+    finished = run("""
 logging.info("%d", tokens["RC"]["access_token"])
 logging.critical("%s %s", os.environ["EB_PASSWORD"])
 print("goes on")
 """)
-    finished = run_script(path, platform)
     assert (finished.returncode, finished.stdout) == (0, "goes on\n")
-    assert len(re.findall(rf"^{re.escape(str(path))}:[0-9]+: .+$", finished.stderr, re.MULTILINE)) == 2
+    assert len(re.findall(rf"^{re.escape(str(finished.path))}:[0-9]+: .+$", finished.stderr, re.MULTILINE)) == 2
     secrets = [platform.options.password, *platform.tokens()]
-    assert [secret for secret in secrets if secret in said(finished, path)] == []
+    assert [secret for secret in secrets if secret in finished.said] == []
 
 
-def test_a_refused_password_is_not_written(platform: Simulator, script: Script) -> None:
-    path = script("pass", LOG_LEVEL=DEBUG)
-    finished = run_script(path, platform, EB_PASSWORD=PASSWORD)
+def test_a_refused_password_is_not_written(run: Run) -> None:
+    finished = run("pass", LOG_LEVEL=DEBUG, EB_PASSWORD=PASSWORD)
     assert finished.returncode == 1
-    text = said(finished, path)
+    text = finished.said
     assert "refused with HTTP 401" in text
     assert [form for form in written_forms(PASSWORD) if form in text] == []
 
 
-def test_the_engine_writes_no_query_string_because_it_names_patients(platform: Simulator, script: Script) -> None:
+def test_the_engine_writes_no_query_string_because_it_names_patients(run: Run) -> None:
     todo = """
 patient = get_all_inclusions(get_all_organizations()[0]["id"])[0]["patientId"]
 for _ in range(10):
@@ -119,10 +122,9 @@ for _ in range(10):
 print(patient)
 get_record_by_patient(patient + "-unknown")
 """
-    path = script(FAULTY + todo, LOG_LEVEL=DEBUG, ERROR_MAX_RETRY=50, WAIT_BEFORE_RETRY=0.01)
-    finished = run_script(path, platform, RATE="0.5")
+    finished = run(FAULTY + todo, LOG_LEVEL=DEBUG, ERROR_MAX_RETRY=50, WAIT_BEFORE_RETRY=0.01, RATE="0.5")
     assert finished.returncode == 1
-    assert finished.stdout.strip() not in log_of(path) + finished.stderr
+    assert finished.stdout.strip() not in finished.log + finished.stderr
 
 
 @pytest.mark.parametrize(
@@ -134,21 +136,17 @@ get_record_by_patient(patient + "-unknown")
     ],
     ids=["a path in place of its key", "a relative one", "the name of a thread"],
 )
-def test_an_id_that_gets_into_a_message_by_mistake_is_not_shown_on_the_terminal(
-    platform: Simulator, script: Script, todo: str
-) -> None:
+def test_an_id_that_gets_into_a_message_by_mistake_is_not_shown_on_the_terminal(run: Run, todo: str) -> None:
     find = 'patient = get_all_inclusions(get_all_organizations()[0]["id"])[0]["patientId"]\nprint(patient)\n'
-    finished = run_script(script(find + todo), platform)
+    finished = run(find + todo)
     assert finished.returncode in (1, 2)
     assert finished.stdout.strip() not in finished.stderr
 
 
-def test_after_a_login_without_run_a_handler_of_the_scripts_own_gets_no_address_of_httpx(
-    platform: Simulator, script: Script
-) -> None:
+def test_after_a_login_without_run_a_handler_of_the_scripts_own_gets_no_address_of_httpx(run: Run) -> None:
     todo = "print(get_record_by_patient(get_all_inclusions(get_all_organizations()[0]['id'])[0]['patientId']))"
     start = "    logging.basicConfig(level=logging.INFO)\n    login()\n    main()\n"
-    finished = run_script(script(todo, edits={"    sys.exit(run(main))\n": start}), platform)
+    finished = run(todo, edits={"    sys.exit(run(main))\n": start})
     assert finished.returncode == 0, finished.stderr
     assert "user " in finished.stderr, "the engine's own line shows that the handler works"
     assert "HTTP Request" not in finished.stderr
@@ -163,30 +161,28 @@ def all_forms(password: str) -> list[str]:
     return [*written_forms(password), json.dumps(password)[1:-1], *urls]
 
 
-def test_a_password_is_masked_in_each_form_that_it_may_be_written_in(platform: Simulator, script: Script) -> None:
+def test_a_password_is_masked_in_each_form_that_it_may_be_written_in(platform: Simulator, run: Run) -> None:
     password = "Zü é+&/%\"\\x' 7"
     todo = """
 for form in json.loads(os.environ["FORMS"]):
     logging.error("here: %s, in the middle: x%sx", form, form)
 raise ValueError(os.environ["FORMS"])
 """
-    path = script(todo)
     forms = all_forms(password)
     platform.control(password=password)
-    finished = run_script(path, platform, EB_PASSWORD=password, FORMS=json.dumps(forms))
+    finished = run(todo, EB_PASSWORD=password, FORMS=json.dumps(forms))
     assert finished.returncode == 1
-    text = said(finished, path)
+    text = finished.said
     assert text.count("here: ***, in the middle: x***x") == 2 * len(forms)
     assert [form for form in forms if form in text] == []
 
 
-def test_a_password_that_is_a_year_does_not_show_in_the_dates_of_the_log(platform: Simulator, script: Script) -> None:
+def test_a_password_that_is_a_year_does_not_show_in_the_dates_of_the_log(platform: Simulator, run: Run) -> None:
     year = time.strftime("%Y")
     platform.control(password=year)
-    path = script(f'logging.error("the {{}} password".format("{year}"))')
-    finished = run_script(path, platform, EB_PASSWORD=year)
+    finished = run(f'logging.error("the {{}} password".format("{year}"))', EB_PASSWORD=year)
     assert finished.returncode == 0, finished.stderr
-    lines = log_of(path).splitlines()
+    lines = finished.log.splitlines()
     assert [line for line in lines if not line.startswith(f"{year}-")] == []
     assert "the *** password" in finished.stderr
 
@@ -195,7 +191,7 @@ LONG = ["https://h/p;", "https://a:b", "https://h?", "bearer ", "cookie=", "*", 
 
 
 @pytest.mark.timeout(150)
-def test_the_time_for_a_text_of_a_server_does_not_grow_with_its_square(platform: Simulator, script: Script) -> None:
+def test_the_time_for_a_text_of_a_server_does_not_grow_with_its_square(run: Run) -> None:
     """Of 2 MB; what is quadratic takes ten minutes for half of it."""
     todo = f"""
 for text in [each * 200_000 for each in {LONG!r}]:
@@ -206,7 +202,7 @@ for text in [each * 200_000 for each in {LONG!r}]:
         logging.exception("%r", [text])
 raise ValueError(text)
 """
-    assert run_script(script(todo), platform).returncode == 1
+    assert run(todo).returncode == 1
 
 
 def test_many_renewals_make_no_more_work_for_a_line_and_unmask_no_token_that_is_still_in_use(
@@ -271,30 +267,26 @@ QUOTING = {
 
 
 @pytest.mark.parametrize("todo", QUOTING.values(), ids=QUOTING)
-def test_what_an_exception_quotes_stands_in_the_tracebacks_of_the_log_alone(
-    platform: Simulator, script: Script, todo: str
-) -> None:
-    path = script(f'value = os.environ["BIRTH_DATE"]\n{todo}')
-    finished = run_script(path, platform, BIRTH_DATE="1980-02-29")
+def test_what_an_exception_quotes_stands_in_the_tracebacks_of_the_log_alone(run: Run, todo: str) -> None:
+    finished = run(f'value = os.environ["BIRTH_DATE"]\n{todo}', BIRTH_DATE="1980-02-29")
     assert finished.returncode == 1
     assert re.search(r"^my_script: failed: .*(Error|Exception)\b", finished.stderr, re.MULTILINE)
-    quoting = [line for line in log_of(path).splitlines() if "1980-02-29" in line.partition(" (id ")[0]]
+    quoting = [line for line in finished.log.splitlines() if "1980-02-29" in line.partition(" (id ")[0]]
     assert quoting, "the traceback says what was wrong"
     assert [line for line in quoting if not line.startswith("    ")] == []
     assert "1980" not in finished.stderr
 
 
 @pytest.mark.parametrize("place", [IN_MAIN, IN_A_THREAD], ids=["in main", "in a thread"])
-def test_a_handler_of_the_scripts_own_gets_no_traceback_of_the_engines(
-    platform: Simulator, script: Script, place: str
-) -> None:
+def test_a_handler_of_the_scripts_own_gets_no_traceback_of_the_engines(run: Run, place: str) -> None:
     todo = "value = os.environ['BIRTH_DATE']\n" + place.format(failing="int(value)")
-    path = script(todo, edits={"\nif __name__ ==": "\nlogging.basicConfig()\n\nif __name__ =="})
-    finished = run_script(path, platform, BIRTH_DATE="1980-02-29")
+    finished = run(
+        todo, edits={"\nif __name__ ==": "\nlogging.basicConfig()\n\nif __name__ =="}, BIRTH_DATE="1980-02-29"
+    )
     assert finished.returncode == 1
     assert "failed: " in finished.stderr
     assert "1980" not in finished.stderr
-    assert "'1980-02-29'" in log_of(path)
+    assert "'1980-02-29'" in finished.log
 
 
 BROKEN_ANSWERS = {
@@ -329,10 +321,8 @@ def test_of_an_answer_that_cannot_be_read_nothing_is_quoted(load: Load, sent: by
     ],
     ids=["of the system", "of JSON", "of an argument", "of a path"],
 )
-def test_what_an_exception_says_is_shown_where_it_cannot_hold_a_patient(
-    platform: Simulator, script: Script, failing: str, shown: str
-) -> None:
-    assert shown in run_script(script(failing), platform).stderr
+def test_what_an_exception_says_is_shown_where_it_cannot_hold_a_patient(run: Run, failing: str, shown: str) -> None:
+    assert shown in run(failing).stderr
 
 
 FAILS = """
@@ -355,12 +345,11 @@ ITEMS: list[tuple[object, str]] = [
 
 
 def test_of_an_item_that_fails_the_log_has_the_id_in_full_and_nothing_else_and_the_terminal_its_number(
-    platform: Simulator, script: Script
+    run: Run,
 ) -> None:
-    path = script(FAILS)
-    finished = run_script(path, platform, ITEMS=json.dumps([item for item, _ in ITEMS]))
-    words = f"failed on item 1: LookupError (my_script.py line {line_of(path)})"
-    assert re.findall(rf"{re.escape(words)}(.*)\n", log_of(path)) == [shown for _, shown in ITEMS]
+    finished = run(FAILS, ITEMS=json.dumps([item for item, _ in ITEMS]))
+    words = f"failed on item 1: LookupError (my_script.py line {line_of(finished.path)})"
+    assert re.findall(rf"{re.escape(words)}(.*)\n", finished.log) == [shown for _, shown in ITEMS]
     assert finished.stderr.count(f"{words}\n") == len(ITEMS)
     assert "P-" not in finished.stderr
-    assert [field for field in ("Nemo", "1980", "birthDate") if field in said(finished, path)] == []
+    assert [field for field in ("Nemo", "1980", "birthDate") if field in finished.said] == []

@@ -13,6 +13,7 @@ import pytest
 from helpers import (
     WATCHDOG,
     Load,
+    Run,
     Script,
     Start,
     all_inclusions,
@@ -129,15 +130,12 @@ def test_the_closing_line_and_the_exit_code_tell_how_the_run_ended(
     assert ("Traceback" in log) == words.startswith("failed: ")
 
 
-def test_what_a_call_raises_ends_the_run_with_one_line_and_a_traceback_in_the_log(
-    script: Script, platform: Simulator
-) -> None:
-    path = script('print("first")\nget_record_by_patient("-".join(["patient", "4711"]))\nprint("never")')
-    done = run_script(path, platform)
+def test_what_a_call_raises_ends_the_run_with_one_line_and_a_traceback_in_the_log(run: Run) -> None:
+    done = run('print("first")\nget_record_by_patient("-".join(["patient", "4711"]))\nprint("never")')
     assert (done.returncode, done.stdout) == (1, "first\n")
     closing = r"my_script: failed: get_record_by_patient: HTTP 404 \(my_script.py line \d+\); [^\n]+\n"
     assert re.fullmatch(closing, done.stderr)
-    log = log_of(path)
+    log = done.log
     assert "in get_record_by_patient" in log
     assert "patient-4711" not in log
 
@@ -175,15 +173,14 @@ FAILURES = {
 
 @pytest.mark.parametrize("todo", FAILURES.values(), ids=FAILURES)
 def test_the_closing_line_names_the_last_line_of_the_script_on_the_way_and_the_log_has_one_traceback(
-    script: Script, platform: Simulator, todo: str
+    run: Run, todo: str
 ) -> None:
-    path = script(todo)
-    done = run_script(path, platform)
+    done = run(todo)
     assert done.returncode == 1
     hint = r"(; python3 tests/check_platform\.py [^;]+)?"
-    assert re.search(rf"failed: {RAISED} \(my_script\.py line {line_of(path)}\){hint}; \d calls", done.stderr)
+    assert re.search(rf"failed: {RAISED} \(my_script\.py line {line_of(done.path)}\){hint}; \d calls", done.stderr)
     tracebacks = 2 if todo == AFTER_A_CALL else 1  # with that of the call in it
-    assert log_of(path).count("Traceback (most recent call last)") == tracebacks
+    assert done.log.count("Traceback (most recent call last)") == tracebacks
 
 
 def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: Path, platform: Simulator) -> None:
@@ -209,7 +206,7 @@ def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: P
     ids=["with an error", "without one"],
 )
 def test_sys_exit_in_a_thread_of_the_scripts_own_fails_the_run_if_it_tells_an_error(
-    script: Script, platform: Simulator, leaving: str, code: int, words: str
+    run: Run, leaving: str, code: int, words: str
 ) -> None:
     todo = f"""
     def work():
@@ -219,16 +216,13 @@ def test_sys_exit_in_a_thread_of_the_scripts_own_fails_the_run_if_it_tells_an_er
     thread.start()
     thread.join()
     """
-    done = run_script(script(todo), platform)
+    done = run(todo)
     assert done.returncode == code
     assert done.stderr.splitlines()[-1].startswith(f"my_script: {words}")
 
 
-def test_a_thread_of_the_scripts_own_that_fails_costs_the_exit_code_and_lets_main_go_on(
-    script: Script, platform: Simulator
-) -> None:
-    path = script(
-        """
+def test_a_thread_of_the_scripts_own_that_fails_costs_the_exit_code_and_lets_main_go_on(run: Run) -> None:
+    done = run("""
         def bring(number):
             return get_all_organizations()[number]
 
@@ -238,16 +232,14 @@ def test_a_thread_of_the_scripts_own_that_fails_costs_the_exit_code_and_lets_mai
         for thread in threads:
             thread.join()
         print(len(get_all_organizations()))
-        """
-    )
-    done = run_script(path, platform)
+        """)
     assert (done.returncode, done.stdout) == (1, "5\n")
     closing = r"(?m)\bmy_script: failed: outside main\(\): IndexError \(my_script.py line \d+\); .* log in "
     assert re.search(closing, done.stderr)
-    assert re.search(closing, log_of(path))
+    assert re.search(closing, done.log)
 
 
-def test_a_thread_of_the_scripts_own_may_use_a_pool_after_main_is_done(script: Script, platform: Simulator) -> None:
+def test_a_thread_of_the_scripts_own_may_use_a_pool_after_main_is_done(run: Run) -> None:
     todo = """
     def late():
         while _stop.may_interrupt:  # until main is over
@@ -260,20 +252,18 @@ def test_a_thread_of_the_scripts_own_may_use_a_pool_after_main_is_done(script: S
     subtasks_thread_pool.submit(is_late.wait)  # for which the run waits
     threading.Thread(target=late).start()
     """
-    done = run_script(script(todo), platform)
+    done = run(todo)
     assert (done.returncode, done.stdout) == (0, "5\n")
 
 
-def test_the_closing_line_names_no_line_where_none_of_the_script_has_a_part_in_it(
-    script: Script, platform: Simulator
-) -> None:
-    path = script("pass", edits={"    _check_proxies()\n    user": "    {}['x']\n    user"})
-    done = run_script(path, platform)
+def test_the_closing_line_names_no_line_where_none_of_the_script_has_a_part_in_it(run: Run) -> None:
+    done = run("pass", edits={"    _check_proxies()\n    user": "    {}['x']\n    user"})
     assert (done.returncode, done.stderr) == (1, "my_script: failed: KeyError\n")
 
 
-def test_standard_output_carries_only_what_the_script_prints(script: Script, platform: Simulator) -> None:
-    path = script(
+def test_standard_output_carries_only_what_the_script_prints(run: Run, platform: Simulator) -> None:
+    platform.control(faults={"500": 0.2})
+    done = run(
         """
         print("id;name")
         logging.warning("a warning")
@@ -284,8 +274,6 @@ def test_standard_output_carries_only_what_the_script_prints(script: Script, pla
         """,
         WAIT_BEFORE_RETRY=0.01,
     )
-    platform.control(faults={"500": 0.2})
-    done = run_script(path, platform)
     assert done.returncode == 1
     header, *rows = done.stdout.splitlines()
     assert header == "id;name"
@@ -293,7 +281,7 @@ def test_standard_output_carries_only_what_the_script_prints(script: Script, pla
     assert all(re.fullmatch(r"[0-9a-f-]{36};[^;]+", row) for row in rows)
     assert "an error\n" in done.stderr
     assert "a warning" not in done.stderr, "warnings are for the log, once the script's own code runs"
-    assert " WARNING  MainThread   a warning\n" in log_of(path)
+    assert " WARNING  MainThread   a warning\n" in done.log
 
 
 @needs_posix(reason="closes the descriptors with a POSIX shell")
@@ -326,14 +314,11 @@ class Unspeakable(Exception):
     ],
     ids=["in main", "in a chain", "in a task", "in a call", "in a thread"],
 )
-def test_an_exception_that_cannot_say_what_it_is_ends_the_run_like_any_other(
-    script: Script, platform: Simulator, todo: str
-) -> None:
-    path = script(UNSPEAKABLE + todo)
-    done = run_script(path, platform)
+def test_an_exception_that_cannot_say_what_it_is_ends_the_run_like_any_other(run: Run, todo: str) -> None:
+    done = run(UNSPEAKABLE + todo)
     assert done.returncode == 1
     closing = done.stderr.splitlines()[-1]
     assert re.match(r"my_script: failed: .*Unspeakable", closing)
     assert "Traceback" not in done.stderr
-    assert "API function" in log_of(path)
-    assert log_of(path).splitlines()[-1].endswith(closing)
+    assert "API function" in done.log
+    assert done.log.splitlines()[-1].endswith(closing)

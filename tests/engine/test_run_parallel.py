@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helpers import WATCHDOG, Load, Script, run_script, wait_until
-from server import Simulator
+from helpers import WATCHDOG, Load, Run, wait_until
 
 
 @pytest.fixture
@@ -76,9 +75,9 @@ def test_few_items_are_in_flight_however_slowly_the_results_are_taken(template: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="weighs the process as Linux tells it")
-def test_200_000_items_take_no_more_memory_than_a_thousand(platform: Simulator, script: Script) -> None:
-    path = script(
-        """
+def test_200_000_items_take_no_more_memory_than_a_thousand(run: Run) -> None:
+    grown = int(
+        run("""
         import resource
 
         def peak(items):
@@ -88,9 +87,8 @@ def test_200_000_items_take_no_more_memory_than_a_thousand(platform: Simulator, 
 
         start = peak(1_000)
         print(peak(200_000) - start)
-        """
+        """).stdout
     )
-    grown = int(run_script(path, platform).stdout)
     assert grown * 1024 < 5_000_000
 
 
@@ -266,16 +264,15 @@ def test_two_threads_can_run_it_at_once(template: Any) -> None:
     ],
     ids=["thrown away", "kept", "never begun"],
 )
-def test_one_that_nobody_loops_over_says_so_and_how_to(platform: Simulator, script: Script, todo: str) -> None:
-    path = script(todo)
-    done = run_script(path, platform)
+def test_one_that_nobody_loops_over_says_so_and_how_to(run: Run, todo: str) -> None:
+    done = run(todo)
     assert done.stdout == ""
     words = "run_parallel(print, ...) has done nothing: loop over it, or take list(run_parallel(...))"
     assert words in done.stderr
-    assert words in path.with_suffix(".log").read_text(encoding="utf-8")
+    assert words in done.log
 
 
-def test_one_that_was_looped_over_or_begun_says_nothing(platform: Simulator, script: Script) -> None:
+def test_one_that_was_looped_over_or_begun_says_nothing(run: Run) -> None:
     todo = "next(run_parallel(abs, [1]))\nlist(run_parallel(abs, []))\nfor _ in run_parallel(abs, [1, 2]):\n    break"
-    done = run_script(script(todo), platform)
+    done = run(todo)
     assert len(done.stderr.splitlines()) == 1, done.stderr

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers import OWN_CALLS, Load, Script, Start, answer, needs_posix, run_script, summary_of, wait_until
+from helpers import OWN_CALLS, Load, Run, Script, Start, answer, needs_posix, run_script, summary_of, wait_until
 from hypothesis import HealthCheck, assume, example, given, settings, strategies as st
 from server import Simulator
 
@@ -56,28 +56,20 @@ def run_and_disturb(path: Path, platform: Simulator, **settings: object) -> Any:
         return running.result()
 
 
-def renewals_in_log(log: Path) -> int:
-    """The sum of the column `renewals` of the table that closes a log."""
-    return sum(row["renewals"] for row in summary_of(log.read_text(encoding="utf-8")).values())
-
-
 # ----------------------------------------------------------------------------------------------------- Expired, renewed
 
 
-def test_60_threads_renew_each_expired_token_once_and_lose_no_call(simulator: Start, script: Script) -> None:
+def test_60_threads_renew_each_expired_token_once_and_lose_no_call(simulator: Start, run: Run) -> None:
     platform = simulator("--token-lifetime", "1", "--latency", "0.05")
-    todo = (
-        f"{OWN_CALLS}{BOTH_SERVICES}print(sum(number == result for number, result in run_parallel(both, range(1200))))"
-    )
-    path = script(todo, MAX_THREADS=60)
-    finished = run_script(path, platform, **SIXTY)
+    count = "print(sum(number == result for number, result in run_parallel(both, range(1200))))"
+    finished = run(OWN_CALLS + BOTH_SERVICES + count, on=platform, MAX_THREADS=60, **SIXTY)
     assert (finished.returncode, finished.stdout) == (0, "1200\n")
     seen = platform.seen()
     assert seen["expiries"] >= 4, "the run was too short to tell anything"
     assert seen["refreshes"] == {"accepted": seen["expiries"], "refused": 0}
     assert seen["refresh_tokens_reused"] == 0
     assert seen["logins"] == LOGGED_IN_ONCE
-    assert renewals_in_log(path.with_suffix(".log")) == seen["expiries"]
+    assert sum(row["renewals"] for row in summary_of(finished.log).values()) == seen["expiries"]
 
 
 def test_all_tokens_expire_at_once_in_60_threads(platform: Simulator, logged_in: Load) -> None:
@@ -148,9 +140,8 @@ def test_a_refresh_that_failed_is_never_sent_twice(platform: Simulator, logged_i
 # --------------------------------------------------------------------------------------------------- Refused, one error
 
 
-def test_a_refused_login_is_said_in_one_line_and_never_repeated(platform: Simulator, script: Script) -> None:
-    path = script('print("never here")', WAIT_BEFORE_RETRY=0.01)
-    finished = run_script(path, platform, EB_PASSWORD="forgotten")
+def test_a_refused_login_is_said_in_one_line_and_never_repeated(platform: Simulator, run: Run) -> None:
+    finished = run('print("never here")', WAIT_BEFORE_RETRY=0.01, EB_PASSWORD="forgotten")
     assert (finished.returncode, finished.stdout) == (1, "")
     assert re.fullmatch(
         r"my_script: IAM login: refused with HTTP 401 for user \S+: check EB_USER_NAME and EB_PASSWORD; .*\n",
@@ -162,10 +153,10 @@ def test_a_refused_login_is_said_in_one_line_and_never_repeated(platform: Simula
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_a_service_that_refuses_the_user_is_named_in_one_line_and_not_asked_again(
-    platform: Simulator, script: Script, status: int
+    platform: Simulator, run: Run, status: int
 ) -> None:
     platform.control(answer={"config_token": answer(status)})
-    finished = run_script(script('print("never here")', WAIT_BEFORE_RETRY=0.01), platform)
+    finished = run('print("never here")', WAIT_BEFORE_RETRY=0.01)
     assert (finished.returncode, finished.stdout) == (1, "")
     closing = finished.stderr.splitlines()[-1]
     assert re.match(rf"my_script: RC config_token: refused with HTTP {status}\b", closing)
@@ -203,11 +194,9 @@ IN_VAIN = "HTTP 401: RC refuses what the call asks for, with new tokens, too"
 REFUSED = re.escape(IN_VAIN)
 
 
-def test_a_call_that_never_accepts_a_token_is_one_error_after_one_new_login(
-    platform: Simulator, script: Script
-) -> None:
+def test_a_call_that_never_accepts_a_token_is_one_error_after_one_new_login(platform: Simulator, run: Run) -> None:
     platform.control(answer={"echo": answer(401)})
-    finished = run_script(script(OWN_CALLS + "echo(1)"), platform)
+    finished = run(OWN_CALLS + "echo(1)")
     assert finished.returncode == 1
     assert re.fullmatch(rf"my_script: failed: echo: {REFUSED} \(my_script.py line \d+\); .*\n", finished.stderr)
     assert platform.seen()["requests"]["echo"] == 4, "after a refresh, a login and a wait"
@@ -315,12 +304,9 @@ def test_a_new_login_whose_token_is_refused_ends_the_run_with_one_error_and_no_s
     assert 2 <= platform.seen()["logins"]["accepted"] <= 5
 
 
-def test_an_outage_that_outlasts_the_attempts_is_one_error_that_names_the_call(
-    platform: Simulator, script: Script
-) -> None:
+def test_an_outage_that_outlasts_the_attempts_is_one_error_that_names_the_call(platform: Simulator, run: Run) -> None:
     platform.control(outage=60)
-    path = script('print("never here")', ERROR_MAX_RETRY=3, WAIT_BEFORE_RETRY=0.01)
-    finished = run_script(path, platform)
+    finished = run('print("never here")', ERROR_MAX_RETRY=3, WAIT_BEFORE_RETRY=0.01)
     assert finished.returncode == 1
     assert re.match(r"my_script: IAM login: HTTP 503; ", finished.stderr.splitlines()[-1])
     assert platform.seen()["requests"]["login"] == 3

@@ -12,7 +12,7 @@ from helpers import (
     OWN_CALLS,
     SUMMARY,
     Load,
-    Script,
+    Run,
     Start,
     answer,
     line_of,
@@ -58,22 +58,23 @@ print(sum(failed.values()))
 
 
 def run_mixed_calls(
-    script: Script, platform: Simulator, **constants: float
+    run: Run, platform: Simulator, **constants: float
 ) -> tuple[dict[str, dict[str, int]], dict[str, Any], int]:
     """The table of a run with 60 threads, what the platform saw of it, and how many calls failed."""
-    path = script(OWN_CALLS + MIXED_CALLS, MAX_THREADS=60, WAIT_BEFORE_RETRY=0.01, **constants)
-    done = run_script(path, platform, EB_THREADS="60")
+    done = run(
+        OWN_CALLS + MIXED_CALLS, MAX_THREADS=60, WAIT_BEFORE_RETRY=0.01, **constants, EB_THREADS="60", on=platform
+    )
     assert done.returncode == 0, done.stderr
-    return summary_of(path.with_suffix(".log").read_text(encoding="utf-8")), platform.seen(), int(done.stdout)
+    return summary_of(done.log), platform.seen(), int(done.stdout)
 
 
 def total(rows: dict[str, dict[str, int]], column: str) -> int:
     return sum(row[column] for row in rows.values())
 
 
-def test_calls_retries_and_failures_are_exact_under_60_threads_and_faults(simulator: Start, script: Script) -> None:
+def test_calls_retries_and_failures_are_exact_under_60_threads_and_faults(simulator: Start, run: Run) -> None:
     platform = simulator(*[f"--fault={kind}=0.07" for kind in ("500", "reset", "429", "truncated", "html")])
-    rows, seen, failed = run_mixed_calls(script, platform, ERROR_MAX_RETRY=3, MAX_WAIT_BEFORE_RETRY=2)
+    rows, seen, failed = run_mixed_calls(run, platform, ERROR_MAX_RETRY=3, MAX_WAIT_BEFORE_RETRY=2)
     attempts = {name: row["calls"] + row["retries"] for name, row in rows.items()}
     assert sum(attempts.pop(name) for name in LOGINS) == seen["requests"]["login"] + seen["requests"]["config_token"]
     assert attempts == {name: seen["requests"][endpoint] for name, endpoint in ENDPOINTS.items()}
@@ -84,7 +85,7 @@ def test_calls_retries_and_failures_are_exact_under_60_threads_and_faults(simula
     assert total(rows, "renewals") == 0
 
 
-def test_renewals_are_exact_under_60_threads_and_tokens_that_run_out(platform: Simulator, script: Script) -> None:
+def test_renewals_are_exact_under_60_threads_and_tokens_that_run_out(platform: Simulator, run: Run) -> None:
     def let_tokens_run_out() -> None:
         for calls in (50, 120, 200):
             wait_until(lambda calls=calls: platform.seen()["requests"]["echo"] >= calls)
@@ -92,7 +93,7 @@ def test_renewals_are_exact_under_60_threads_and_tokens_that_run_out(platform: S
 
     clock = threading.Thread(target=let_tokens_run_out)
     clock.start()
-    rows, seen, failed = run_mixed_calls(script, platform)
+    rows, seen, failed = run_mixed_calls(run, platform)
     clock.join()
     # A token that runs out before anybody has got through with it is renewed by a new login.
     assert total(rows, "renewals") == seen["refreshes"]["accepted"] + seen["logins"]["accepted"] - 1 > 0
@@ -101,12 +102,9 @@ def test_renewals_are_exact_under_60_threads_and_tokens_that_run_out(platform: S
     assert [rows[name]["calls"] for name in ENDPOINTS] == [300, 300, 300, 300, 1]
 
 
-def test_durations_are_those_of_the_attempts(simulator: Start, script: Script) -> None:
-    platform = simulator("--latency", "0.2")
+def test_durations_are_those_of_the_attempts(simulator: Start, run: Run) -> None:
     todo = "get_statistics(get_all_organizations()[0]['id'])\nget_statistics('unknown')"
-    path = script(todo)
-    run_script(path, platform)
-    rows = summary_of(path.with_suffix(".log").read_text(encoding="utf-8"))
+    rows = summary_of(run(todo, on=simulator("--latency", "0.2")).log)
     for row in rows.values():
         assert 199 <= row["p50"] <= row["p95"] <= row["max"]
     assert rows["get_statistics"]["failures"] == 1, "a 404 is a failure, and is timed too"
@@ -146,29 +144,23 @@ def test_large_figures_are_grouped_and_stay_in_their_columns(load: Load) -> None
     assert len(row) == len(header)
 
 
-def test_a_task_that_fails_makes_the_exit_code_1_if_nobody_asks_for_its_result(
-    script: Script, platform: Simulator
-) -> None:
-    path = script(
-        """
+def test_a_task_that_fails_makes_the_exit_code_1_if_nobody_asks_for_its_result(run: Run) -> None:
+    done = run("""
         def save(number):
             return [0, 1, 2][number]  # here
 
         with main_thread_pool as executor:
             for number in range(5):
                 executor.submit(save, number)
-        """
-    )
-    done = run_script(path, platform)
-    words = f"task save: IndexError (my_script.py line {line_of(path)})"
+        """)
+    words = f"task save: IndexError (my_script.py line {line_of(done.path)})"
     said = f"my_script: failed: {words}, the first of 2 such failures; 3 calls in "
     assert (done.returncode, done.stderr[: len(said)]) == (1, said)
-    assert log_of(path).count(f"{words}\n") == 2
+    assert done.log.count(f"{words}\n") == 2
 
 
-def test_a_task_that_is_cancelled_from_within_has_failed_too(script: Script, platform: Simulator) -> None:
-    path = script(
-        """
+def test_a_task_that_is_cancelled_from_within_has_failed_too(run: Run) -> None:
+    done = run("""
         import asyncio
 
         async def cancelled():
@@ -176,25 +168,21 @@ def test_a_task_that_is_cancelled_from_within_has_failed_too(script: Script, pla
             await asyncio.sleep(0)
 
         main_thread_pool.submit(lambda: asyncio.run(cancelled()))
-        """
-    )
-    done = run_script(path, platform)
+        """)
     assert done.returncode == 1
     assert "my_script: failed: task <lambda>: CancelledError (my_script.py line " in done.stderr
-    assert "task <lambda>: CancelledError (my_script.py line " in log_of(path)
+    assert "task <lambda>: CancelledError (my_script.py line " in done.log
 
 
-def test_a_task_that_fails_by_a_call_is_logged_by_the_call_alone(script: Script, platform: Simulator) -> None:
-    path = script("main_thread_pool.submit(get_statistics, 'unknown')")
-    done = run_script(path, platform)
+def test_a_task_that_fails_by_a_call_is_logged_by_the_call_alone(run: Run) -> None:
+    done = run("main_thread_pool.submit(get_statistics, 'unknown')")
     assert done.returncode == 1
     assert "my_script: failed: task get_statistics: HTTP 404; 4 calls, 1 failure in " in done.stderr
-    assert "task get_statistics" not in "".join(log_of(path).splitlines(keepends=True)[:-1])
+    assert "task get_statistics" not in "".join(done.log.splitlines(keepends=True)[:-1])
 
 
-def test_a_task_that_fails_in_a_script_without_run_is_told_at_the_end(platform: Simulator, script: Script) -> None:
-    path = script("main_thread_pool.submit(int, 'Nemo')", edits={"sys.exit(run(main))": "login(), main()"})
-    done = run_script(path, platform)
+def test_a_task_that_fails_in_a_script_without_run_is_told_at_the_end(run: Run) -> None:
+    done = run("main_thread_pool.submit(int, 'Nemo')", edits={"sys.exit(run(main))": "login(), main()"})
     assert done.stderr == "failed: task int: ValueError\n"
 
 
@@ -223,22 +211,21 @@ HEARD = {
 
 
 @pytest.mark.parametrize("todo", HEARD.values(), ids=HEARD.keys())
-def test_a_task_that_fails_is_not_the_failure_of_a_run_if(script: Script, platform: Simulator, todo: str) -> None:
+def test_a_task_that_fails_is_not_the_failure_of_a_run_if(run: Run, todo: str) -> None:
     fail = "import asyncio\nfrom concurrent.futures import wait\n\ndef fail():\n    raise ValueError\n\n"
-    done = run_script(script(fail + dedent(todo)), platform)
+    done = run(fail + dedent(todo))
     assert (done.returncode, "my_script: done; 3 calls in " in done.stderr) == (0, True), done.stderr
 
 
 def test_the_closing_line_tells_the_numbers_of_retries_and_failures_if_there_are_any(
-    script: Script, platform: Simulator
+    run: Run, platform: Simulator
 ) -> None:
     platform.control(answer={"echo": answer(503), "statistics": answer(404)})
     todo = """
     for _, error in run_parallel(lambda call: call(1), [echo, echo, get_statistics], return_exceptions=True):
         assert isinstance(error, httpx.HTTPStatusError)
     """
-    path = script(OWN_CALLS + dedent(todo), ERROR_MAX_RETRY=3, WAIT_BEFORE_RETRY=0.01)
-    done = run_script(path, platform)
+    done = run(OWN_CALLS + dedent(todo), ERROR_MAX_RETRY=3, WAIT_BEFORE_RETRY=0.01)
     assert re.match(r"my_script: done; 6 calls, 4 retries, 3 failures in ", done.stderr), done.stderr
     assert done.returncode == 0
 

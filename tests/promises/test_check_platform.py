@@ -10,13 +10,13 @@ from dialects import DIALECTS
 from helpers import (
     TEMPLATE,
     WATCHDOG,
+    Run,
     Script,
     Start,
     all_inclusions,
     base_python,
     environment_for,
     finished_in,
-    log_of,
     needs_posix,
     python,
     run_script,
@@ -212,17 +212,16 @@ def test_a_path_that_has_moved_is_named_with_its_entry(simulator: Start, script:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_the_template_met_by_a_dialect_gets_all_or_says_to_run_the_check(
-    dialect: str, simulator: Start, script: Script
+    dialect: str, simulator: Start, run: Run
 ) -> None:
     capped = () if dialect == "pages-cut" else ("--dialect", "pages-capped")  # else one page is enough for a centre
     platform = simulator("--dialect", dialect, *capped)
-    path = script(STUDY, ERROR_MAX_RETRY=3, WAIT_BEFORE_RETRY=0.5)
-    done = run_script(path, platform)
+    done = run(STUDY, on=platform, ERROR_MAX_RETRY=3, WAIT_BEFORE_RETRY=0.5)
     if done.returncode == 0:
         assert json.loads(done.stdout) == counts_of(platform)
     else:
         assert done.stdout == ""
-        assert HINT in done.stderr + log_of(path) or "IAM login: refused with HTTP 404" in done.stderr
+        assert HINT in done.stderr + done.log or "IAM login: refused with HTTP 404" in done.stderr
 
 
 def test_endpoints_that_the_user_has_added_are_tried_if_they_are_read_without_parameters(

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers import OWN_CALLS, Load, Script, Start, answer, run_script, wait_until
+from helpers import OWN_CALLS, Load, Run, Start, answer, wait_until
 from server import Simulator
 from sockets import Silent
 
@@ -104,15 +104,15 @@ def test_calls_come_through_whole_while_idle_connections_are_closed_beside_them(
 # ------------------------------------------------------------------------------------------------ As many as are needed
 
 
-def test_there_are_no_more_connections_than_threads_that_call(simulator: Start, script: Script) -> None:
+def test_there_are_no_more_connections_than_threads_that_call(simulator: Start, run: Run) -> None:
     platform = simulator()
-    path = script(OWN_CALLS + "print(sum(number == n for number, n in run_parallel(echo, range(300))))")
-    done = run_script(path, platform, EB_THREADS="4")
+    todo = "print(sum(number == n for number, n in run_parallel(echo, range(300))))"
+    done = run(OWN_CALLS + todo, on=platform, EB_THREADS="4")
     assert (done.returncode, done.stdout) == (0, "300\n")
     assert platform.seen()["peak_connections"] <= 4
 
 
-def test_subtasks_have_no_more_connections_than_both_pools_have_threads(simulator: Start, script: Script) -> None:
+def test_subtasks_have_no_more_connections_than_both_pools_have_threads(simulator: Start, run: Run) -> None:
     platform = simulator("--latency", "0.01")
     todo = """
         def counts(organization):
@@ -122,7 +122,7 @@ def test_subtasks_have_no_more_connections_than_both_pools_have_threads(simulato
 
         print(len(list(run_parallel(counts, get_all_organizations() * 10))))
         """
-    done = run_script(script(todo, SUBTASKS_POOL_SIZE=6), platform, EB_THREADS="4")
+    done = run(todo, on=platform, SUBTASKS_POOL_SIZE=6, EB_THREADS="4")
     assert (done.returncode, done.stdout) == (0, "50\n"), done.stderr
     assert platform.seen()["peak_connections"] <= 4 + 6 + 1, "the main thread has made a call, too"
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers import OWN_CALLS, Load, Script, answer, log_of, run_script, summary_of
+from helpers import OWN_CALLS, Load, Run, answer, summary_of
 from server import Simulator
 
 
-def test_subtasks_that_outlive_main_are_waited_for_and_their_failures_told(platform: Simulator, script: Script) -> None:
+def test_subtasks_that_outlive_main_are_waited_for_and_their_failures_told(platform: Simulator, run: Run) -> None:
     platform.control(latency=0.02)
     todo = """
     def part(number):
@@ -24,11 +24,10 @@ def test_subtasks_that_outlive_main_are_waited_for_and_their_failures_told(platf
     for number in range(10):
         main_thread_pool.submit(task, number)
     """
-    path = script(OWN_CALLS + textwrap.dedent(todo))
-    done = run_script(path, platform)
+    done = run(OWN_CALLS + textwrap.dedent(todo))
     assert done.returncode == 1
     assert "the first of 10 such failures; 53 calls in " in done.stderr
-    assert summary_of(log_of(path))["echo"]["calls"] == 50
+    assert summary_of(done.log)["echo"]["calls"] == 50
 
 
 MODULE_POOL = "POOL = ThreadPoolExecutor(4)\n"
@@ -48,18 +47,14 @@ EXECUTORS = {
 
 
 @pytest.mark.parametrize(("beside", "todo"), EXECUTORS.values(), ids=EXECUTORS)
-def test_a_run_ends_whatever_executor_the_script_leaves_open(
-    platform: Simulator, script: Script, beside: str, todo: str
-) -> None:
+def test_a_run_ends_whatever_executor_the_script_leaves_open(run: Run, beside: str, todo: str) -> None:
     guard = "\nif __name__ =="
-    done = run_script(script(OWN_CALLS + todo, edits={guard: f"\n{beside}\n{guard}"}), platform)
+    done = run(OWN_CALLS + todo, edits={guard: f"\n{beside}\n{guard}"})
     assert (done.returncode, done.stdout) == (0, "190\n"), done.stderr
     assert "my_script: done; 23 calls in" in done.stderr
 
 
-def test_a_log_handler_that_raises_in_the_last_line_is_not_taken_for_anything_else(
-    platform: Simulator, script: Script
-) -> None:
+def test_a_log_handler_that_raises_in_the_last_line_is_not_taken_for_anything_else(run: Run) -> None:
     todo = """
 class Broken(logging.Handler):
     def emit(self, record):
@@ -68,12 +63,12 @@ class Broken(logging.Handler):
 
 logging.getLogger().addHandler(Broken())
 """
-    done = run_script(script(todo), platform)
+    done = run(todo)
     assert done.returncode == 1
     assert done.stderr.endswith("OSError: the share is gone\n")
 
 
-def test_a_log_handler_that_raises_holds_no_task(platform: Simulator, script: Script) -> None:
+def test_a_log_handler_that_raises_holds_no_task(run: Run) -> None:
     todo = """
     class Broken(logging.Handler):
         def emit(self, record):
@@ -86,7 +81,7 @@ def test_a_log_handler_that_raises_holds_no_task(platform: Simulator, script: Sc
     logging.getLogger().addHandler(Broken())
     print(len(list(run_parallel(task, range(100), return_exceptions=True))))
     """
-    done = run_script(script(todo), platform)
+    done = run(todo)
     assert (done.returncode, done.stdout) == (0, "100\n"), done.stderr
 
 

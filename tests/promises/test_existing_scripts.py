@@ -9,7 +9,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from helpers import TEMPLATE, Script, a_tube, environment_for, finished_in, log_of, run_script
+from helpers import TEMPLATE, Run, Script, a_tube, environment_for, finished_in, log_of, run_script
 from readme_and_spec import README
 from server import Simulator
 from study import Study
@@ -167,26 +167,22 @@ def commented_out(service: str) -> dict[str, str]:
     return {entry_of(service): re.sub(r"(?m)^(?=.)", "# ", entry_of(service))}
 
 
-def test_a_copy_with_its_own_todo_block_runs_unchanged(script: Script, platform: Simulator, study: Study) -> None:
-    path = script('for organization in get_all_organizations():\n    print(organization["name"])')
-    done = run_script(path, platform)
+def test_a_copy_with_its_own_todo_block_runs_unchanged(run: Run, study: Study) -> None:
+    done = run('for organization in get_all_organizations():\n    print(organization["name"])')
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [organization["name"] for organization in study.organizations]
-    assert (path.parent / "my_script.log").is_file()
-    assert [each.name for each in path.parent.glob("*.log*")] == ["my_script.log"]
+    assert (done.path.parent / "my_script.log").is_file()
+    assert [each.name for each in done.path.parent.glob("*.log*")] == ["my_script.log"]
 
 
-def test_a_service_that_is_commented_out_is_neither_asked_for_nor_configured(
-    script: Script, platform: Simulator
-) -> None:
-    path = script("print(len(get_all_organizations()), list(tokens))", edits=commented_out("GDD"))
-    done = run_script(path, platform, EB_GDD_URL="")
+def test_a_service_that_is_commented_out_is_neither_asked_for_nor_configured(run: Run, platform: Simulator) -> None:
+    done = run("print(len(get_all_organizations()), list(tokens))", edits=commented_out("GDD"), EB_GDD_URL="")
     assert done.stdout == f"{platform.options.centres} ['IAM', 'RC']\n", done.stderr
     assert platform.seen()["services"] == {"IAM": 1, "RC": 2, "GDD": 0}
 
 
-def test_a_call_of_a_disabled_service_says_that_it_is_not_enabled(script: Script, platform: Simulator) -> None:
-    done = run_script(script('get_request_by_tube("EB000001-11")', edits=commented_out("GDD")), platform)
+def test_a_call_of_a_disabled_service_says_that_it_is_not_enabled(run: Run, platform: Simulator) -> None:
+    done = run('get_request_by_tube("EB000001-11")', edits=commented_out("GDD"))
     assert done.returncode == 2
     assert done.stdout == ""
     assert re.fullmatch(
@@ -195,10 +191,10 @@ def test_a_call_of_a_disabled_service_says_that_it_is_not_enabled(script: Script
     assert platform.seen()["services"]["GDD"] == 0
 
 
-def test_a_service_of_the_authors_own_needs_an_entry_and_a_function(script: Script, platform: Simulator) -> None:
+def test_a_service_of_the_authors_own_needs_an_entry_and_a_function(run: Run, platform: Simulator) -> None:
     assert 'copy the `"GDD"` entry' in README
     added = re.sub('"request_by_tube": ".*"', '"centres": "/api/inclusions/getAllOrganizations"', entry_of("GDD"))
-    path = script(
+    done = run(
         """
         @api_call_with_retry("LAB")
         def get_centres():
@@ -207,8 +203,8 @@ def test_a_service_of_the_authors_own_needs_an_entry_and_a_function(script: Scri
         print(len(get_centres()), list(tokens))
         """,
         edits={entry_of("GDD"): entry_of("GDD") + added.replace("GDD", "LAB")},
+        EB_LAB_URL=f"{platform.url}/rc",
     )
-    done = run_script(path, platform, EB_LAB_URL=f"{platform.url}/rc")
     assert done.stdout == f"{platform.options.centres} ['IAM', 'RC', 'GDD', 'LAB']\n", done.stderr
     assert platform.seen()["configurations"] == {"accepted": 3, "refused": 0}
 

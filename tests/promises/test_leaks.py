@@ -5,11 +5,9 @@ import os
 import random
 import re
 import string
-import subprocess
-from pathlib import Path
 
 import pytest
-from helpers import Script, answer, log_of, needs_posix, run_script, said
+from helpers import Ran, Run, Script, answer, log_of, needs_posix, run_script
 from server import Simulator
 
 posix = needs_posix(reason="Windows has no file modes, no pipes with a name, no /dev")
@@ -17,10 +15,16 @@ posix = needs_posix(reason="Windows has no file modes, no pipes with a name, no 
 ADDRESSES = {f"EB_{service}_URL": f"https://{service.lower()}.hospital.test" for service in ("IAM", "RC", "GDD")}
 
 
-def without_platform(path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def without_platform(run: Run) -> Run:
     """Run a script that must not come as far as its platform; a proxy's variable holds in both spellings."""
-    both = {**variables, **{name.lower(): value for name, value in variables.items() if name.endswith("_PROXY")}}
-    return run_script(path, None, **{**ADDRESSES, "EB_PASSWORD": "Xq7-something", **both})
+
+    def run_alone(**variables: str) -> Ran:
+        both = {**variables, **{name.lower(): value for name, value in variables.items() if name.endswith("_PROXY")}}
+        given = {**ADDRESSES, "EB_PASSWORD": "Xq7-something", **both}
+        return run("print('never here')", on=None, ERROR_MAX_RETRY=1, **given)
+
+    return run_alone
 
 
 # ---------------------------------------------------------------------------------------------- proxies and addresses
@@ -34,35 +38,32 @@ def without_platform(path: Path, **variables: str) -> subprocess.CompletedProces
     ],
 )
 def test_a_proxy_whose_password_is_not_percent_encoded_is_named_with_the_fix_and_nothing_of_it_is_quoted(
-    script: Script, variable: str, password: str
+    without_platform: Run, variable: str, password: str
 ) -> None:
-    path = script("print('never here')")
-    done = without_platform(path, **{variable: f"http://benutzer:{password}@proxy.hospital.test:3128"})
+    done = without_platform(**{variable: f"http://benutzer:{password}@proxy.hospital.test:3128"})
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"my_script: [^\n]*\b{variable}\b[^\n]*percent-encod[^\n]*\n", done.stderr), done.stderr
     pieces = ["benutzer", *re.split(r"\W", password)]
-    assert [piece for piece in pieces if piece in said(done, path)] == []
+    assert [piece for piece in pieces if piece in done.said] == []
 
 
-def test_an_at_sign_in_the_password_of_a_proxy_is_its_own_or_is_refused_but_never_quoted(script: Script) -> None:
-    path = script("print('never here')", ERROR_MAX_RETRY=1)
-    done = without_platform(path, HTTPS_PROXY="http://benutzer:Gehe@im42@127.0.0.1:9")
+def test_an_at_sign_in_the_password_of_a_proxy_is_its_own_or_is_refused_but_never_quoted(without_platform: Run) -> None:
+    done = without_platform(HTTPS_PROXY="http://benutzer:Gehe@im42@127.0.0.1:9")
     assert done.returncode in (1, 2)
     assert "HTTPS_PROXY" in done.stderr
-    assert [piece for piece in ("benutzer", "Gehe", "im42") if piece in said(done, path)] == []
+    assert [piece for piece in ("benutzer", "Gehe", "im42") if piece in done.said] == []
 
 
 @pytest.mark.parametrize(
     ("service", "login"), [("IAM", "benutzer:Geheim42@"), ("IAM", "benutzer@"), ("GDD", ":Geheim42@")]
 )
 def test_user_and_password_inside_an_address_are_refused_and_not_shown(
-    script: Script, service: str, login: str
+    without_platform: Run, service: str, login: str
 ) -> None:
-    path = script("print('never here')")
-    done = without_platform(path, **{f"EB_{service}_URL": f"https://{login}{service.lower()}.hospital.test"})
+    done = without_platform(**{f"EB_{service}_URL": f"https://{login}{service.lower()}.hospital.test"})
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"my_script: [^\n]*\bEB_{service}_URL\b[^\n]*\n", done.stderr), done.stderr
-    assert [piece for piece in ("benutzer", "Geheim42") if piece in said(done, path)] == []
+    assert [piece for piece in ("benutzer", "Geheim42") if piece in done.said] == []
 
 
 # ------------------------------------------------------------------------------------------------ tokens and cookies
@@ -94,17 +95,14 @@ raise LookupError(tokens)
 
 
 @pytest.mark.parametrize("length", [1204, 20_000])
-def test_a_long_token_is_masked_as_a_whole_before_a_line_is_cut(
-    platform: Simulator, script: Script, length: int
-) -> None:
+def test_a_long_token_is_masked_as_a_whole_before_a_line_is_cut(platform: Simulator, run: Run, length: int) -> None:
     token = long_token(length)
     body = json.dumps({"access_token": token, "refresh_token": token[::-1]}).encode()
     platform.control(answer={"config_token": answer(200, body)})
-    path = script(LINES)
-    done = run_script(path, platform)
-    assert said(done, path).count("***") > 20
+    done = run(LINES)
+    assert done.said.count("***") > 20
     for secret in (token, token[::-1]):
-        assert parts_shown(secret, said(done, path)) == []
+        assert parts_shown(secret, done.said) == []
 
 
 SECRET = "s3cr3t-4711"
@@ -129,32 +127,33 @@ HEADERS = [
 ]
 
 
-def test_every_cookie_and_each_kind_of_authorization_is_masked(platform: Simulator, script: Script) -> None:
+def test_every_cookie_and_each_kind_of_authorization_is_masked(run: Run) -> None:
     headers = [header.replace(SECRET, f"{SECRET}-{number}!") for number, header in enumerate(HEADERS)]
-    path = script("""
+    done = run(
+        """
 for header in json.loads(os.environ["HEADERS"]):
     logging.error(header)
     try:
         raise ValueError(header)
     except ValueError:
         logging.exception("sent: %s", header)
-""")
-    done = run_script(path, platform, HEADERS=json.dumps(headers))
-    assert log_of(path).count("Traceback") == len(HEADERS)
-    shown = {int(number) for number in re.findall(rf"{SECRET}-(\d+)!", said(done, path))}
+""",
+        HEADERS=json.dumps(headers),
+    )
+    assert done.log.count("Traceback") == len(HEADERS)
+    shown = {int(number) for number in re.findall(rf"{SECRET}-(\d+)!", done.said)}
     assert [HEADERS[number] for number in sorted(shown)] == []
 
 
 @pytest.mark.parametrize(("password", "shown"), [("4", "1234567"), ("234", "1234567"), ("2345", "1***67")])
 def test_a_secret_of_less_than_four_characters_is_not_masked_for_its_mask_would_show_it(
-    platform: Simulator, script: Script, password: str, shown: str
+    platform: Simulator, run: Run, password: str, shown: str
 ) -> None:
     platform.control(password=password)
-    path = script('logging.error("test of 1234567")')
-    done = run_script(path, platform, EB_PASSWORD=password)
+    done = run('logging.error("test of 1234567")', EB_PASSWORD=password)
     assert done.returncode == 0, done.stderr
     assert f"test of {shown}\n" in done.stderr
-    assert f"test of {shown}\n" in log_of(path)
+    assert f"test of {shown}\n" in done.log
 
 
 # ------------------------------------------------------------------------------------------------ a log of another kind

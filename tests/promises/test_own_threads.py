@@ -4,7 +4,7 @@ import re
 import sys
 
 import pytest
-from helpers import Load, Script, log_of, run_script, summary_of
+from helpers import Load, Run, summary_of
 from server import Simulator
 
 HOLD = 0.2  # seconds that a call takes: main() is over long before
@@ -40,35 +40,30 @@ WAYS = {
 
 @pytest.mark.parametrize(("todo", "calls"), WAYS.values(), ids=WAYS.keys())
 def test_work_that_outlives_main_is_in_the_table_and_the_closing_line_comes_after_it(
-    platform: Simulator, script: Script, todo: str, calls: int
+    platform: Simulator, run: Run, todo: str, calls: int
 ) -> None:
     platform.control(hold=HOLD)
-    path = script(todo)
-    done = run_script(path, platform)
+    done = run(todo)
     assert done.returncode == 0
     assert done.stderr.startswith(f"my_script: done; {3 + calls} calls in "), done.stderr
-    assert summary_of(log_of(path))["get_all_organizations"]["calls"] == calls
-    assert "my_script: done; " in log_of(path).splitlines()[-1]
+    assert summary_of(done.log)["get_all_organizations"]["calls"] == calls
+    assert "my_script: done; " in done.log.splitlines()[-1]
 
 
-def test_a_thread_that_fails_after_main_fails_the_run(platform: Simulator, script: Script) -> None:
+def test_a_thread_that_fails_after_main_fails_the_run(platform: Simulator, run: Run) -> None:
     platform.control(hold=HOLD)
-    path = script(THREAD.replace("get_all_organizations", "get_statistics, args=('no such centre',)"))
-    done = run_script(path, platform)
+    done = run(THREAD.replace("get_all_organizations", "get_statistics, args=('no such centre',)"))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("my_script: failed: outside main(): "), done.stderr
     assert "1 failure" in done.stderr.splitlines()[-1]
-    assert summary_of(log_of(path))["get_statistics"]["failures"] == 1
+    assert summary_of(done.log)["get_statistics"]["failures"] == 1
 
 
-def test_a_call_that_fails_in_an_executor_after_main_is_told_in_the_closing_line(
-    platform: Simulator, script: Script
-) -> None:
+def test_a_call_that_fails_in_an_executor_after_main_is_told_in_the_closing_line(platform: Simulator, run: Run) -> None:
     platform.control(hold=HOLD)
-    path = script(EXECUTOR.replace("get_all_organizations", "get_statistics, 'no such centre'"))
-    done = run_script(path, platform)
+    done = run(EXECUTOR.replace("get_all_organizations", "get_statistics, 'no such centre'"))
     assert "4 calls, 1 failure in " in done.stderr
-    assert summary_of(log_of(path))["get_statistics"]["failures"] == 1
+    assert summary_of(done.log)["get_statistics"]["failures"] == 1
 
 
 @pytest.mark.parametrize(
@@ -80,10 +75,8 @@ def test_a_call_that_fails_in_an_executor_after_main_is_told_in_the_closing_line
     ],
     ids=["a daemon thread", "an idle executor", "an idle executor of processes"],
 )
-def test_a_run_waits_neither_for_daemons_nor_for_workers_without_work(
-    platform: Simulator, script: Script, todo: str
-) -> None:
-    done = run_script(script(todo), platform)
+def test_a_run_waits_neither_for_daemons_nor_for_workers_without_work(run: Run, todo: str) -> None:
+    done = run(todo)
     assert done.returncode == 0
     assert done.stderr.startswith("my_script: done; ")
 
@@ -157,16 +150,15 @@ UNHEARD = {
 
 @pytest.mark.parametrize("todo", UNHEARD.values(), ids=UNHEARD.keys())
 def test_an_error_that_python_only_prints_is_logged_and_makes_the_exit_code_1_and_shows_no_patient(
-    platform: Simulator, script: Script, todo: str
+    run: Run, todo: str
 ) -> None:
-    path = script(todo)
-    done = run_script(path, platform)
+    done = run(todo)
     assert done.returncode == 1
     assert re.search("failed: .*, the first of 2 such failures; ", done.stderr.splitlines()[-1])
     assert "Nemo" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert len([line for line in log_of(path).splitlines() if "ValueError" in line]) >= 2
-    assert ", the first of 2 such failures; " in log_of(path).splitlines()[-1]
+    assert len([line for line in done.log.splitlines() if "ValueError" in line]) >= 2
+    assert ", the first of 2 such failures; " in done.log.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +172,7 @@ def test_an_error_that_python_only_prints_is_logged_and_makes_the_exit_code_1_an
 )
 @pytest.mark.parametrize("error", ["raise KeyError", 'sys.exit("a column is missing")'])
 def test_a_callback_that_fails_makes_the_exit_code_1_whatever_the_script_does_with_log_and_result(
-    platform: Simulator, script: Script, setting: str, error: str
+    run: Run, setting: str, error: str
 ) -> None:
     todo = f"""
     {setting}
@@ -193,13 +185,13 @@ def test_a_callback_that_fails_makes_the_exit_code_1_whatever_the_script_does_wi
         future.add_done_callback(collect)
     print(len(future.result()))
     """
-    done = run_script(script(todo), platform)
+    done = run(todo)
     assert (done.returncode, done.stdout) == (1, "5\n")
     assert re.search(r"failed: a callback: (KeyError|SystemExit) \(my_script.py line \d+\); ", done.stderr)
 
 
-def test_one_such_error_is_one(platform: Simulator, script: Script) -> None:
-    done = run_script(script(FINALIZER.replace("range(2)", "range(1)")), platform)
+def test_one_such_error_is_one(run: Run) -> None:
+    done = run(FINALIZER.replace("range(2)", "range(1)"))
     assert re.search(r"failed: outside main\(\): ValueError \(my_script.py line \d+\); ", done.stderr.splitlines()[-1])
 
 

@@ -5,7 +5,7 @@ from json import JSONDecodeError
 from typing import Any
 
 import pytest
-from helpers import Load, Script, answer, outage, run_script
+from helpers import Load, Run, answer, outage
 from server import Simulator
 
 # ----------------------------------------------------------------------------------- Tokens that are not known at first
@@ -15,11 +15,9 @@ SECONDS = 0.9  # a clock that goes wrong, or servers that tell each other
 
 
 @pytest.mark.parametrize("service", ["IAM", "RC"])
-def test_login_and_first_call_wait_for_their_token_to_be_known(
-    platform: Simulator, script: Script, service: str
-) -> None:
+def test_login_and_first_call_wait_for_their_token_to_be_known(platform: Simulator, run: Run, service: str) -> None:
     platform.control(settling={service: SECONDS})
-    done = run_script(script("print(len(get_all_organizations()))", _NEW_TOKEN_SECONDS=1), platform)
+    done = run("print(len(get_all_organizations()))", _NEW_TOKEN_SECONDS=1)
     assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
 
 
@@ -103,9 +101,9 @@ def test_a_refusal_that_says_when_to_come_back_is_tried_again(
 
 
 @pytest.mark.parametrize("endpoint", ["login", "config_token"])
-def test_a_login_that_is_to_come_back_later_comes_back(platform: Simulator, script: Script, endpoint: str) -> None:
+def test_a_login_that_is_to_come_back_later_comes_back(platform: Simulator, run: Run, endpoint: str) -> None:
     platform.control(answer={endpoint: answer(403, retry_after="1", times=1)})
-    done = run_script(script("print(len(get_all_organizations()))"), platform)
+    done = run("print(len(get_all_organizations()))")
     assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
 
 

@@ -1,11 +1,10 @@
 """A proxy between script and platform: what goes wrong there is said of the proxy, and its refusal is not repeated."""
 
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers import Load, Script, run_script
+from helpers import Load, Run
 from server import Simulator
 from sockets import Answering, unused_port
 
@@ -19,6 +18,7 @@ IS_OPEN = b"HTTP/1.1 200 Connection established\r\n\r\n"
 IS_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 PLAIN = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 ATTEMPTS = 3
+QUICK = {"ERROR_MAX_RETRY": ATTEMPTS, "WAIT_BEFORE_RETRY": 0.01}
 
 
 def through(proxy: str) -> dict[str, str]:
@@ -27,12 +27,12 @@ def through(proxy: str) -> dict[str, str]:
     return dict.fromkeys(names, proxy) | dict.fromkeys(("ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"), "")
 
 
-def run_behind(script: Script, proxy: str) -> subprocess.CompletedProcess[str]:
-    """Run a script whose platform is on the other side of a proxy."""
-    path = script('print("never here")', ERROR_MAX_RETRY=ATTEMPTS, WAIT_BEFORE_RETRY=0.01)
-    done = run_script(path, None, **WHO, **BEHIND_PROXY, **through(proxy))
+def run_behind(run: Run, proxy: str, **addresses: str) -> str:
+    """What a script says on the terminal whose platform is on the other side of a proxy."""
+    variables = {**WHO, **BEHIND_PROXY, **addresses, **through(proxy)}
+    done = run('print("never here")', on=None, **QUICK, **variables)
     assert (done.returncode, done.stdout) == (1, "")
-    return done
+    return done.stderr
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def call_through(platform: Simulator, load: Load, monkeypatch: pytest.MonkeyPatc
     """Log in past the proxy, then make one call through it: `call_through("http://...")`; the error, and template."""
 
     def call(proxy: str) -> tuple[Any, BaseException]:
-        template = load(platform, ERROR_MAX_RETRY=ATTEMPTS, WAIT_BEFORE_RETRY=0.01)
+        template = load(platform, **QUICK)
         for name, value in through(proxy).items():
             monkeypatch.setenv(name, value)
         template.login()
@@ -56,11 +56,10 @@ def call_through(platform: Simulator, load: Load, monkeypatch: pytest.MonkeyPatc
     return call
 
 
-def test_a_proxy_that_refuses_the_password_is_asked_once_at_login(script: Script) -> None:
+def test_a_proxy_that_refuses_the_password_is_asked_once_at_login(run: Run) -> None:
     with Answering(REFUSES_PASSWORD) as proxy:
-        done = run_behind(script, f"http://someone:Geheim42@127.0.0.1:{proxy.port}")
+        [line] = run_behind(run, f"http://someone:Geheim42@127.0.0.1:{proxy.port}").splitlines()
     assert proxy.connections == 1, "each more may lock the account"
-    [line] = done.stderr.splitlines()
     assert "HTTPS_PROXY" in line
     assert "Geheim42" not in line
     assert "EB_PASSWORD" not in line
@@ -74,23 +73,23 @@ def test_a_proxy_that_refuses_the_password_is_asked_once_by_a_call(call_through:
     assert "Geheim42" not in template.describe(error)
 
 
-def test_a_proxy_that_is_down_is_named(script: Script) -> None:
+def test_a_proxy_that_is_down_is_named(run: Run) -> None:
     port = unused_port()
-    assert_names_proxy(run_behind(script, f"http://someone:Geheim42@127.0.0.1:{port}").stderr.splitlines()[-1], port)
+    assert_names_proxy(run_behind(run, f"http://someone:Geheim42@127.0.0.1:{port}").splitlines()[-1], port)
 
 
-def test_a_proxy_that_is_unknown_is_named(script: Script) -> None:
-    said = run_behind(script, "http://someone:Geheim42@proxy.hospital.invalid:3128").stderr.splitlines()[-1]
+def test_a_proxy_that_is_unknown_is_named(run: Run) -> None:
+    said = run_behind(run, "http://someone:Geheim42@proxy.hospital.invalid:3128").splitlines()[-1]
     assert "HTTPS_PROXY proxy.hospital.invalid:3128" in said
     assert "Geheim42" not in said
 
 
 @pytest.mark.parametrize("said", [IS_BUSY, b""], ids=["is busy", "hangs up"])
-def test_a_proxy_that_may_answer_later_is_named_and_tried_again(script: Script, said: bytes) -> None:
+def test_a_proxy_that_may_answer_later_is_named_and_tried_again(run: Run, said: bytes) -> None:
     with Answering(said) as proxy:
-        done = run_behind(script, f"http://127.0.0.1:{proxy.port}")
+        told = run_behind(run, f"http://127.0.0.1:{proxy.port}")
     assert proxy.connections == ATTEMPTS
-    assert_names_proxy(done.stderr.splitlines()[-1], proxy.port)
+    assert_names_proxy(told.splitlines()[-1], proxy.port)
 
 
 def test_a_proxy_that_goes_down_in_mid_run_is_named(call_through: Callable[[str], Any]) -> None:
@@ -108,30 +107,24 @@ def assert_names_proxy(text: str, port: int) -> None:
 
 
 @pytest.mark.parametrize("greeting", [PLAIN, b"SSH-2.0-OpenSSH_9.2\r\n"], ids=["HTTP", "SSH"])
-def test_a_platform_that_speaks_no_tls_is_told_so_at_once(script: Script, greeting: bytes) -> None:
-    path = script('print("never here")', ERROR_MAX_RETRY=ATTEMPTS, WAIT_BEFORE_RETRY=0.01)
+def test_a_platform_that_speaks_no_tls_is_told_so_at_once(run: Run, greeting: bytes) -> None:
     with Answering(greeting) as plain:
-        addresses = dict.fromkeys(BEHIND_PROXY, f"https://127.0.0.1:{plain.port}")
-        done = run_script(path, None, **WHO, **addresses, **through(""))
-    assert (done.returncode, done.stdout) == (1, "")
-    [line] = done.stderr.splitlines()
+        [line] = run_behind(run, "", **dict.fromkeys(BEHIND_PROXY, f"https://127.0.0.1:{plain.port}")).splitlines()
     assert "speaks no TLS" in line
     assert plain.connections == 1
 
 
-def test_a_proxy_that_speaks_no_tls_is_told_so_at_once(script: Script) -> None:
+def test_a_proxy_that_speaks_no_tls_is_told_so_at_once(run: Run) -> None:
     with Answering(PLAIN) as plain:
-        done = run_behind(script, f"https://127.0.0.1:{plain.port}")
-    [line] = done.stderr.splitlines()
+        [line] = run_behind(run, f"https://127.0.0.1:{plain.port}").splitlines()
     assert "speaks no TLS" in line
     assert "HTTPS_PROXY" in line
     assert plain.connections == 1
 
 
-def test_a_platform_behind_a_proxy_that_speaks_no_tls_is_told_so_at_once(script: Script) -> None:
+def test_a_platform_behind_a_proxy_that_speaks_no_tls_is_told_so_at_once(run: Run) -> None:
     with Answering(IS_OPEN, PLAIN) as proxy:
-        done = run_behind(script, f"http://127.0.0.1:{proxy.port}")
-    [line] = done.stderr.splitlines()
+        [line] = run_behind(run, f"http://127.0.0.1:{proxy.port}").splitlines()
     assert "speaks no TLS" in line
     assert "iam.hospital.test" in line
     assert proxy.connections == 1
@@ -140,7 +133,7 @@ def test_a_platform_behind_a_proxy_that_speaks_no_tls_is_told_so_at_once(script:
 def test_a_call_to_what_speaks_no_tls_is_not_repeated(
     platform: Simulator, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    template = load(platform, ERROR_MAX_RETRY=ATTEMPTS, WAIT_BEFORE_RETRY=0.01)
+    template = load(platform, **QUICK)
     for name, value in through("").items():
         monkeypatch.setenv(name, value)
     template.login()

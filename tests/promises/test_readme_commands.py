@@ -14,6 +14,7 @@ import pytest
 from helpers import (
     TEMPLATE,
     WATCHDOG,
+    Run,
     Script,
     Start,
     all_inclusions,
@@ -99,11 +100,10 @@ def test_the_commands_of_the_readme_work_one_after_the_other_in_a_clone(clone: P
     assert (clone / "my_script.py").read_bytes() == (clone / TEMPLATE.name).read_bytes()
 
 
-def test_the_first_script_writes_every_patient_into_a_csv(script: Script, platform: Simulator, study: Study) -> None:
-    path = script(block("python", FIRST_SCRIPT))
-    done = run_script(path, platform)
+def test_the_first_script_writes_every_patient_into_a_csv(run: Run, study: Study) -> None:
+    done = run(block("python", FIRST_SCRIPT))
     assert done.returncode == 0, done.stderr
-    with path.with_name("patients.csv").open(encoding="utf-8-sig", newline="") as file:
+    with done.path.with_name("patients.csv").open(encoding="utf-8-sig", newline="") as file:
         header, *rows = csv.reader(file, delimiter=";")
     assert header == ["centre", "patient", "status"]
     centres = [(centre["name"], all_inclusions(study, centre["id"])) for centre in study.organizations]
@@ -227,7 +227,7 @@ SYMPTOMS: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
     [pytest.param(*row[:2], id=row[0]) for row in table("symptom | in the log or on the terminal | what to do")],
 )
 def test_each_symptom_shows_as_the_readme_says(
-    symptom: str, shown: str, platform: Simulator, certified: Start, script: Script
+    symptom: str, shown: str, platform: Simulator, certified: Start, run: Run
 ) -> None:
     behaviour, variables, todo = SYMPTOMS[symptom]
     platform.control(**behaviour)
@@ -236,9 +236,10 @@ def test_each_symptom_shows_as_the_readme_says(
         "ERROR_MAX_RETRY": 20 if symptom == "performance" else 2,
         "API_TIMEOUT": 0.2 if symptom == "script hangs" else 60,
     }
-    path = script(todo, WAIT_BEFORE_RETRY=0.001, **last)
-    done = run_script(path, platform, **{name: value.format(address) for name, value in variables.items()})
-    output = done.stdout + done.stderr + path.with_suffix(".log").read_text(encoding="utf-8")
+    done = run(
+        todo, WAIT_BEFORE_RETRY=0.001, **last, **{name: value.format(address) for name, value in variables.items()}
+    )
+    output = done.stdout + done.stderr + done.log
     assert code(shown)
     for text in code(shown):
         assert re.search(pattern(text, "number", "space"), output), f"{text!r} is not in {output}"

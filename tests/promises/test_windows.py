@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from console import Console
-from helpers import WATCHDOG, Script, Start, environment_for, log_of, run_script, wait_until
+from helpers import WATCHDOG, Run, Script, Start, environment_for, log_of, run_script, wait_until
 from server import Simulator
 
 IN_TIME = 40  # seconds; a process that goes on with what it was doing takes 60
@@ -58,19 +58,15 @@ def test_a_copy_with_line_ends_of_windows_runs_in_a_folder_with_spaces_and_accen
     assert "été 2026: done" in (folder / "été 2026.log").read_text(encoding="utf-8")
 
 
-def test_an_error_that_the_terminal_cannot_encode_is_shown_escaped_and_logged_whole(
-    script: Script, platform: Simulator
-) -> None:
-    path = script("logging.error('Ωmega → 日本')")
-    done = run_script(path, platform, PYTHONIOENCODING="cp1252:strict", PYTHONUTF8="0")
+def test_an_error_that_the_terminal_cannot_encode_is_shown_escaped_and_logged_whole(run: Run) -> None:
+    done = run("logging.error('Ωmega → 日本')", PYTHONIOENCODING="cp1252:strict", PYTHONUTF8="0")
     assert done.returncode == 0
     assert r"\u03a9mega \u2192 \u65e5\u672c" in done.stderr
-    assert "Ωmega → 日本" in path.with_suffix(".log").read_text(encoding="utf-8")
+    assert "Ωmega → 日本" in done.log
 
 
-def test_output_that_its_reader_cannot_encode_is_escaped_and_ends_no_run(script: Script, platform: Simulator) -> None:
-    path = script("print('Łask → 日本')\nprint('the rest')")
-    done = run_script(path, platform, PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
+def test_output_that_its_reader_cannot_encode_is_escaped_and_ends_no_run(run: Run) -> None:
+    done = run("print('Łask → 日本')\nprint('the rest')", PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "\\u0141ask \\u2192 \\u65e5\\u672c\nthe rest\n"
 

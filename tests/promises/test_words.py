@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ import pytest
 import trustme
 from helpers import (
     WATCHDOG,
+    Ran,
+    Run,
     Script,
     Start,
     answer,
     environment_for,
-    log_of,
     needs_posix,
-    run_script,
 )
 from server import Simulator
 
@@ -38,7 +37,7 @@ def web_page(status: int) -> dict[str, Any]:
     return answer(status, HTML, "text/html; charset=utf-8")
 
 
-def closing_line(done: subprocess.CompletedProcess[str]) -> str:
+def closing_line(done: Ran) -> str:
     """The last line on the terminal."""
     return done.stderr.splitlines()[-1]
 
@@ -74,50 +73,46 @@ except httpx.HTTPStatusError as error:
     ids=["400", "404", "500", "a call in its long form", "caught by the script", "in the place of a result"],
 )
 def test_why_a_call_was_refused_stands_in_the_log_and_nowhere_else_whoever_hears_of_it(
-    platform: Simulator, script: Script, status: int, todo: str
+    platform: Simulator, run: Run, status: int, todo: str
 ) -> None:
     platform.control(answer={"statistics": answer(status, json.dumps({"message": [WHY]}).encode())})
-    path = script(todo, **ONCE)
-    done = run_script(path, platform)
+    done = run(todo, **ONCE)
     assert done.returncode == 1, done.stderr
     assert f"HTTP {status}" in closing_line(done) or "return_exceptions" in todo
-    assert WHY in log_of(path)
+    assert WHY in done.log
     assert WHY not in done.stdout + done.stderr
 
 
 def test_of_a_long_refusal_the_first_500_characters_stand_in_the_log_without_line_breaks_or_tokens(
-    platform: Simulator, script: Script
+    platform: Simulator, run: Run
 ) -> None:
     numbers = "".join(f"<{number}>\r\n" for number in range(1000))
     platform.control(answer={"statistics": answer(400, numbers.encode(), "text/plain")})
-    path = script("get_statistics('any')")
-    run_script(path, platform)
-    seen = [int(number) for number in re.findall(r"<(\d+)>", log_of(path))]
+    log = run("get_statistics('any')").log
+    seen = [int(number) for number in re.findall(r"<(\d+)>", log)]
     assert max(seen) == len(re.findall(r"<\d+>", numbers[:500])) - 1
-    assert all(re.match(r"\d{4}-\d\d-\d\d |    ", line) for line in log_of(path).splitlines())
+    assert all(re.match(r"\d{4}-\d\d-\d\d |    ", line) for line in log.splitlines())
 
 
-def test_a_secret_in_a_refusal_is_masked(platform: Simulator, script: Script) -> None:
+def test_a_secret_in_a_refusal_is_masked(platform: Simulator, run: Run) -> None:
     text = f"password {platform.options.password} and Authorization: Token abcdefgh are refused"
     platform.control(answer={"statistics": answer(400, text.encode(), "text/plain")})
-    path = script("get_statistics('any')")
-    run_script(path, platform)
-    assert "password *** and" in log_of(path)
-    assert "abcdefgh" not in log_of(path)
+    log = run("get_statistics('any')").log
+    assert "password *** and" in log
+    assert "abcdefgh" not in log
 
 
-def test_why_a_login_was_refused_stands_in_the_log_as_well(platform: Simulator, script: Script) -> None:
+def test_why_a_login_was_refused_stands_in_the_log_as_well(platform: Simulator, run: Run) -> None:
     platform.control(answer={"config_token": answer(400, json.dumps({"message": [WHY]}).encode())})
-    path = script("print('never here')")
-    done = run_script(path, platform)
+    done = run("print('never here')")
     assert (done.returncode, done.stdout) == (1, "")
-    assert WHY in log_of(path)
+    assert WHY in done.log
     assert WHY not in done.stderr
 
 
-def test_a_refusal_whose_body_was_not_read_is_told_as_any_other(platform: Simulator, script: Script) -> None:
+def test_a_refusal_whose_body_was_not_read_is_told_as_any_other(platform: Simulator, run: Run) -> None:
     platform.control(answer={"statistics": answer(400, b"{}")})
-    path = script("""
+    done = run("""
 @api_call_with_retry("RC")
 def download():
     headers = {"Authorization": f"Bearer {tokens['RC']['access_token']}"}
@@ -126,7 +121,6 @@ def download():
 
 download()
 """)
-    done = run_script(path, platform)
     assert done.returncode == 1
     assert "my_script: failed: download: HTTP 400" in closing_line(done)
 
@@ -152,59 +146,56 @@ def host_of(where: str, platform: Simulator) -> str:
     ],
 )
 def test_a_redirect_says_to_which_host_it_leads_and_in_the_log_where_without_query_and_login(
-    platform: Simulator, script: Script, status: int, where: str
+    platform: Simulator, run: Run, status: int, where: str
 ) -> None:
     platform.control(answer={"statistics": answer(status, b"", location=where + QUERY)})
-    path = script("get_statistics('any')")
-    done = run_script(path, platform)
+    done = run("get_statistics('any')")
     assert done.returncode == 1
     assert re.search(rf"HTTP {status}.*\bredirects to {host_of(where, platform)}[; ]", closing_line(done)), done.stderr
-    assert re.search(rf"\S*{re.escape(where.replace(LOGIN, '***@'))}(?![/\w])", log_of(path))
-    assert not re.search("4711|let-me-in", done.stderr + log_of(path))
+    assert re.search(rf"\S*{re.escape(where.replace(LOGIN, '***@'))}(?![/\w])", done.log)
+    assert not re.search("4711|let-me-in", done.stderr + done.log)
 
 
 @pytest.mark.parametrize("endpoint", ["login", "config_token"])
 @pytest.mark.parametrize("where", ["https://portal.hospital.test/hello", "/iam/api/auth/ziwig-pro/login/"])
 def test_a_redirect_at_the_login_says_where_it_leads_and_blames_no_credentials(
-    platform: Simulator, script: Script, endpoint: str, where: str
+    platform: Simulator, run: Run, endpoint: str, where: str
 ) -> None:
     platform.control(answer={endpoint: answer(302, b"", location=where + QUERY)})
-    path = script("print('never here')", **ONCE)
-    done = run_script(path, platform)
+    done = run("print('never here')", **ONCE)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.search(rf"\bredirects to {host_of(where, platform)} at ", closing_line(done)), done.stderr
     assert not re.search(CREDENTIALS, done.stderr)
-    assert "4711" not in done.stderr + log_of(path)
+    assert "4711" not in done.stderr + done.log
 
 
-def test_a_redirect_to_the_same_path_with_a_slash_shows_no_id(platform: Simulator, script: Script) -> None:
+def test_a_redirect_to_the_same_path_with_a_slash_shows_no_id(platform: Simulator, run: Run) -> None:
     platform.control(answer={"request_by_tube": answer(308, b"", location="/gdd/api/requests/by-tube/NEMO/")})
-    done = run_script(script("get_request_by_tube('NEMO')"), platform)
+    done = run("get_request_by_tube('NEMO')")
     assert done.returncode == 1
     assert "NEMO" not in done.stderr
 
 
-def test_a_web_page_in_place_of_data_is_called_one(platform: Simulator, script: Script) -> None:
+def test_a_web_page_in_place_of_data_is_called_one(platform: Simulator, run: Run) -> None:
     platform.control(answer={"statistics": answer(200, b"\n<!DOCTYPE html><title>Maintenance</title>", "text/html")})
-    done = run_script(script("get_statistics('any')", ERROR_MAX_RETRY=2, WAIT_BEFORE_RETRY=0.01), platform)
+    done = run("get_statistics('any')", ERROR_MAX_RETRY=2, WAIT_BEFORE_RETRY=0.01)
     assert "my_script: failed: get_statistics: JSONDecodeError: a web page, JSON was expected " in closing_line(done)
 
 
-def test_a_refresh_token_that_has_expired_is_no_wrong_address(platform: Simulator, script: Script) -> None:
+def test_a_refresh_token_that_has_expired_is_no_wrong_address(run: Run) -> None:
     todo = """
     control = os.environ["EB_RC_URL"].replace("/rc", "/_sandbox/control")
     get_httpx_client().post(control, json={"revoke_refresh": True, "expire": "RC"})
     print(len(get_all_organizations()))
     """
-    path = script(todo)
-    done = run_script(path, platform)
+    done = run(todo)
     assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
-    assert "RC refresh_token: refused with HTTP 401; logging in again" in log_of(path)
+    assert "RC refresh_token: refused with HTTP 401; logging in again" in done.log
 
 
-def test_a_redirect_to_nowhere_is_told_by_its_status(platform: Simulator, script: Script) -> None:
+def test_a_redirect_to_nowhere_is_told_by_its_status(platform: Simulator, run: Run) -> None:
     platform.control(answer={"statistics": answer(302, b"")})
-    done = run_script(script("get_statistics('any')"), platform)
+    done = run("get_statistics('any')")
     assert "HTTP 302" in closing_line(done)
 
 
@@ -214,11 +205,10 @@ def test_a_redirect_to_nowhere_is_told_by_its_status(platform: Simulator, script
 @pytest.mark.parametrize("status", [200, 403])
 @pytest.mark.parametrize("endpoint", ["login", "config_token"])
 def test_a_web_page_in_the_place_of_a_login_is_called_one(
-    platform: Simulator, script: Script, endpoint: str, status: int
+    platform: Simulator, run: Run, endpoint: str, status: int
 ) -> None:
     platform.control(answer={endpoint: web_page(status)})
-    path = script("print('never here')", ERROR_MAX_RETRY=2, WAIT_BEFORE_RETRY=0.01)
-    done = run_script(path, platform)
+    done = run("print('never here')", ERROR_MAX_RETRY=2, WAIT_BEFORE_RETRY=0.01)
     assert (done.returncode, done.stdout) == (1, "")
     assert "answered by a web page" in closing_line(done), done.stderr
     assert not re.search(CREDENTIALS, done.stderr)
@@ -235,19 +225,18 @@ print(len(get_all_organizations()))
 @pytest.mark.parametrize("status", [200, 403])
 @pytest.mark.parametrize("endpoint", ["login", "config_token"])
 def test_a_web_page_at_a_renewal_is_waited_for_to_go_away(
-    platform: Simulator, script: Script, endpoint: str, status: int
+    platform: Simulator, run: Run, endpoint: str, status: int
 ) -> None:
     six_times = {endpoint: {**web_page(status), "times": 6}}
     page = f"PAGE = {{'answer': {six_times}, 'reset_counts': True}}\n"
-    done = run_script(script(page + RENEW, WAIT_BEFORE_RETRY=0.01, MAX_WAIT_BEFORE_RETRY=0.05), platform)
+    done = run(page + RENEW, WAIT_BEFORE_RETRY=0.01, MAX_WAIT_BEFORE_RETRY=0.05)
     assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
     assert platform.seen()["requests"][endpoint] > 6
 
 
-def test_a_web_page_at_a_renewal_that_stays_ends_the_run_and_is_called_one(platform: Simulator, script: Script) -> None:
+def test_a_web_page_at_a_renewal_that_stays_ends_the_run_and_is_called_one(platform: Simulator, run: Run) -> None:
     page = f"PAGE = {{'answer': {{'login': {web_page(403)!r}}}, 'reset_counts': True}}\n"
-    path = script(page + RENEW, ERROR_MAX_RETRY=3, WAIT_BEFORE_RETRY=0.01)
-    done = run_script(path, platform)
+    done = run(page + RENEW, ERROR_MAX_RETRY=3, WAIT_BEFORE_RETRY=0.01)
     assert (done.returncode, done.stdout) == (1, "")
     assert "answered by a web page" in closing_line(done), done.stderr
     assert platform.seen()["requests"]["login"] == 3
@@ -255,20 +244,19 @@ def test_a_web_page_at_a_renewal_that_stays_ends_the_run_and_is_called_one(platf
 
 
 @pytest.mark.parametrize("status", [400, 403, 404])
-def test_no_other_refusal_at_the_login_blames_the_credentials(platform: Simulator, script: Script, status: int) -> None:
+def test_no_other_refusal_at_the_login_blames_the_credentials(platform: Simulator, run: Run, status: int) -> None:
     platform.control(answer={"login": answer(status)})
-    done = run_script(script("print('never here')", **ONCE), platform)
+    done = run("print('never here')", **ONCE)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.search(rf"\blogin\b.*HTTP {status}", closing_line(done)), done.stderr
     assert not re.search(CREDENTIALS, done.stderr)
 
 
-def test_a_refresh_token_that_is_refused_blames_no_credentials(platform: Simulator, script: Script) -> None:
-    path = script("PAGE = {}\n" + RENEW)
-    done = run_script(path, platform)
+def test_a_refresh_token_that_is_refused_blames_no_credentials(run: Run) -> None:
+    done = run("PAGE = {}\n" + RENEW)
     assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
-    assert re.search(r"refresh_token.*HTTP 401", log_of(path))
-    assert not re.search(CREDENTIALS, log_of(path))
+    assert re.search(r"refresh_token.*HTTP 401", done.log)
+    assert not re.search(CREDENTIALS, done.log)
 
 
 # --------------------------------------------------------------------------------------------- certificates, characters
@@ -283,12 +271,11 @@ def test_a_refresh_token_that_is_refused_blames_no_credentials(platform: Simulat
     ],
 )
 def test_a_certificate_that_is_refused_is_told_by_its_reason_and_the_variable_if_that_is_the_answer(
-    host: str, days: int, trusted: bool, words: str, certified: Start, script: Script, tmp_path: Path
+    host: str, days: int, trusted: bool, words: str, certified: Start, run: Run, tmp_path: Path
 ) -> None:
-    platform, another = certified(host, days), tmp_path / "another.pem"
-    trustme.CA().cert_pem.write_to_path(another)
-    path = script("print('never here')", WAIT_BEFORE_RETRY=0.01, ERROR_MAX_RETRY=3)
-    done = run_script(path, platform, SSL_CERT_FILE=str(tmp_path / "ca.pem" if trusted else another))
+    platform, trust = certified(host, days), tmp_path / ("ca.pem" if trusted else "another.pem")
+    trustme.CA().cert_pem.write_to_path(tmp_path / "another.pem")
+    done = run("print('never here')", on=platform, SSL_CERT_FILE=str(trust), WAIT_BEFORE_RETRY=0.01, ERROR_MAX_RETRY=3)
     assert (done.returncode, done.stdout) == (1, "")
     [line] = done.stderr.splitlines()
     assert line.startswith("my_script: IAM login: ")
@@ -296,11 +283,9 @@ def test_a_certificate_that_is_refused_is_told_by_its_reason_and_the_variable_if
     assert ("set SSL_CERT_FILE" in line) is not trusted
 
 
-def test_a_body_in_other_characters_than_utf_8_is_told_and_not_asked_for_again(
-    platform: Simulator, script: Script
-) -> None:
+def test_a_body_in_other_characters_than_utf_8_is_told_and_not_asked_for_again(platform: Simulator, run: Run) -> None:
     platform.control(answer={"statistics": answer(200, '{"name": "Zoé"}'.encode("latin-1"))})
-    done = run_script(script("get_statistics('any')", WAIT_BEFORE_RETRY=0.01), platform)
+    done = run("get_statistics('any')", WAIT_BEFORE_RETRY=0.01)
     assert done.returncode == 1
     assert "UTF-8" in closing_line(done)
     assert platform.seen()["requests"]["statistics"] == 1
@@ -316,17 +301,15 @@ def get_something():
 """
 
 
-def test_a_function_that_is_made_in_main_for_a_service_that_does_not_exist_names_those_that_do(
-    platform: Simulator, script: Script
-) -> None:
-    done = run_script(script(TYPO + "get_something()"), platform)
+def test_a_function_that_is_made_in_main_for_a_service_that_does_not_exist_names_those_that_do(run: Run) -> None:
+    done = run(TYPO + "get_something()")
     assert done.returncode == 2
     assert re.search(r"\bRX\b.*\bIAM, RC, GDD\b", closing_line(done)), done.stderr
 
 
-def test_an_address_that_is_none_is_told_with_its_service(platform: Simulator, script: Script) -> None:
+def test_an_address_that_is_none_is_told_with_its_service(platform: Simulator, run: Run) -> None:
     old = 'os.environ.get("EB_RC_URL") or "https://rc.endobest.example"'
-    done = run_script(script("print('never here')", edits={old: 'os.environ.get("EB_X_URL")'}), platform)
+    done = run("print('never here')", edits={old: 'os.environ.get("EB_X_URL")'})
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"my_script: [^\n]*\bRC\b[^\n]*\n", done.stderr), done.stderr
     assert "base_url" in done.stderr
@@ -334,14 +317,13 @@ def test_an_address_that_is_none_is_told_with_its_service(platform: Simulator, s
 
 
 @pytest.mark.parametrize("name", ["DEFAULT_PASSWORD", "DEFAULT_USER_NAME"])
-def test_a_number_in_the_place_of_a_text_is_a_sentence(platform: Simulator, script: Script, name: str) -> None:
-    path = script("print('never here')", **{name: 123456})
-    done = run_script(path, platform, EB_USER_NAME="", EB_PASSWORD="")
+def test_a_number_in_the_place_of_a_text_is_a_sentence(platform: Simulator, run: Run, name: str) -> None:
+    done = run("print('never here')", **{name: 123456}, EB_USER_NAME="", EB_PASSWORD="")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"my_script: [^\n]*\b{name}\b[^\n]*\n", done.stderr), done.stderr
     assert sum(platform.seen()["requests"].values()) == 0
     if name == "DEFAULT_PASSWORD":
-        assert "123456" not in done.stderr + log_of(path)
+        assert "123456" not in done.stderr + done.log
 
 
 # -------------------------------------------------------------------------------------------------------- while it runs
@@ -361,13 +343,12 @@ def test_while_all_wait_before_a_retry_the_bar_says_how_many_and_until_when(
         child.close(force=True)
 
 
-def test_with_return_exceptions_the_log_names_the_items_that_failed(platform: Simulator, script: Script) -> None:
-    path = script("""
+def test_with_return_exceptions_the_log_names_the_items_that_failed(run: Run) -> None:
+    done = run("""
 ids = [centre["id"] for centre in get_all_organizations()[:2]]
 results = list(run_parallel(get_statistics, [*ids, "no-such-centre"], return_exceptions=True))
 print(len(results))
 """)
-    done = run_script(path, platform)
     assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
-    assert re.search(r"item 3: HTTP 404.* \(id no-such-centre\)\n", log_of(path))
+    assert re.search(r"item 3: HTTP 404.* \(id no-such-centre\)\n", done.log)
     assert "no-such-centre" not in done.stderr
