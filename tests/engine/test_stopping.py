@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,17 +49,23 @@ class Running:
         return self.process.wait(IN_TIME)
 
 
+Starting = Callable[..., Running]
+
+
 @pytest.fixture
-def start() -> Iterator[Callable[..., Running]]:
-    """Start a script: `start(path, platform, EB_THREADS="60")`."""
+def start(script: Script, platform: Simulator) -> Iterator[Starting]:
+    """Start a script: `start("print(1)", on=platform, edits={...}, prefix=["sh"], MAX_THREADS=60)`."""
     started: list[Running] = []
 
-    def start_script(path: Path, platform: Simulator, *prefix: str, **variables: str) -> Running:
+    def start_script(
+        todo: str, *, on: Simulator = platform, threads: int = 20, prefix: Sequence[str] = (), **settings: Any
+    ) -> Running:
+        path = script(todo, **settings)
         with path.with_suffix(".out").open("wb") as out, path.with_suffix(".err").open("wb") as err:
             process = subprocess.Popen(
                 [*prefix, sys.executable, str(path)],
                 cwd=path.parent,
-                env=environment_for(platform, **variables),
+                env=environment_for(on, EB_THREADS=str(threads)),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -178,12 +184,12 @@ BY_SIGNAL += [(name, number) for name in ("login", "60 calls held") for number i
 @sent_by_kill
 @pytest.mark.parametrize(("name", "number"), BY_SIGNAL, ids=lambda value: getattr(value, "name", value))
 def test_a_signal_ends_the_run_with_its_exit_code_a_complete_log_and_the_finally_of_the_script(
-    held: Simulator, script: Script, start: Callable[..., Running], name: str, number: signal.Signals
+    held: Simulator, start: Starting, name: str, number: signal.Signals
 ) -> None:
     state = STATES[name]
     held.control(**state.settings)
-    path = script(with_finally(state.todo), **{"_GRACE_SECONDS": 60, **state.constants})
-    running = start(path, held, EB_THREADS=str(state.constants.get("MAX_THREADS", 20)))
+    constants = {"_GRACE_SECONDS": 60, "MAX_THREADS": 20, **state.constants}
+    running = start(with_finally(state.todo), on=held, threads=constants["MAX_THREADS"], **constants)
     state.busy(running, held)
     running.process.send_signal(number)
     check_stopped(running, number)
@@ -268,17 +274,13 @@ GOES_ON = {
 
 @sent_by_kill
 @pytest.mark.parametrize("name", GOES_ON)
-def test_nothing_that_never_ends_holds_the_process_after_ctrl_c(
-    platform: Simulator, script: Script, start: Callable[..., Running], name: str
-) -> None:
-    check_ctrl_c(start(script(BLOCKED + GOES_ON[name], **SHORT), platform), "blocked")
+def test_nothing_that_never_ends_holds_the_process_after_ctrl_c(start: Starting, name: str) -> None:
+    check_ctrl_c(start(BLOCKED + GOES_ON[name], **SHORT), "blocked")
 
 
 @sent_by_kill
 @pytest.mark.parametrize("caught", ["KeyboardInterrupt", "Exception", "(KeyboardInterrupt, Exception)"])
-def test_a_loop_that_catches_what_ctrl_c_raises_ends_with_its_next_call(
-    platform: Simulator, script: Script, start: Callable[..., Running], caught: str
-) -> None:
+def test_a_loop_that_catches_what_ctrl_c_raises_ends_with_its_next_call(start: Starting, caught: str) -> None:
     todo = f"""
     while True:
         try:
@@ -287,13 +289,11 @@ def test_a_loop_that_catches_what_ctrl_c_raises_ends_with_its_next_call(
         except {caught}:
             pass
     """
-    check_ctrl_c(start(script(todo), platform), "called")
+    check_ctrl_c(start(todo), "called")
 
 
 @sent_by_kill
-def test_threads_of_the_scripts_own_end_with_their_next_call_and_without_a_traceback(
-    platform: Simulator, script: Script, start: Callable[..., Running]
-) -> None:
+def test_threads_of_the_scripts_own_end_with_their_next_call_and_without_a_traceback(start: Starting) -> None:
     todo = """
     def call_for_ever():
         while True:
@@ -304,14 +304,12 @@ def test_threads_of_the_scripts_own_end_with_their_next_call_and_without_a_trace
         threading.Thread(target=call_for_ever).start()
     threading.Event().wait()
     """
-    check_ctrl_c(start(script(todo), platform), "called")
+    check_ctrl_c(start(todo), "called")
 
 
 @sent_by_kill
 @pytest.mark.parametrize("ignored", ["SIGINT", "SIGHUP"])  # as under `&` in a script of sh; as under nohup
-def test_a_signal_that_is_ignored_at_the_start_stays_ignored_and_sigterm_works(
-    platform: Simulator, script: Script, start: Callable[..., Running], ignored: str
-) -> None:
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored_and_sigterm_works(start: Starting, ignored: str) -> None:
     todo = """
     print("started", flush=True)
     while not Path("go on").exists():
@@ -319,11 +317,10 @@ def test_a_signal_that_is_ignored_at_the_start_stays_ignored_and_sigterm_works(
     print(len(get_all_organizations()), "centres", flush=True)
     threading.Event().wait()
     """
-    path = script(todo)
-    running = start(path, platform, "sh", "-c", f'trap "" {ignored[3:]}; exec "$0" "$1"')
+    running = start(todo, prefix=["sh", "-c", f'trap "" {ignored[3:]}; exec "$0" "$1"'])
     running.says("started")
     running.process.send_signal(signal.Signals[ignored])
-    path.with_name("go on").touch()
+    running.path.with_name("go on").touch()
     running.says("5 centres")
     running.process.send_signal(signal.SIGTERM)
     check_stopped(running, signal.SIGTERM)
@@ -331,9 +328,7 @@ def test_a_signal_that_is_ignored_at_the_start_stays_ignored_and_sigterm_works(
 
 @sent_by_kill
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a mutex of zeros need not be a mutex")
-def test_a_call_of_c_code_that_goes_on_after_a_signal_does_not_hold_the_process(
-    platform: Simulator, script: Script, start: Callable[..., Running]
-) -> None:
+def test_a_call_of_c_code_that_goes_on_after_a_signal_does_not_hold_the_process(start: Starting) -> None:
     todo = """
     import ctypes
 
@@ -342,7 +337,7 @@ def test_a_call_of_c_code_that_goes_on_after_a_signal_does_not_hold_the_process(
     for _ in range(2):
         ctypes.CDLL(None).pthread_mutex_lock(mutex)
     """
-    check_ctrl_c(start(script(todo, **SHORT), platform), "deaf")
+    check_ctrl_c(start(todo, **SHORT), "deaf")
 
 
 CAUGHT = ("a finally", "an except that catches whatever comes, for ever", "a task, after an except of the script's")
@@ -357,10 +352,8 @@ SECOND = {
 
 @sent_by_kill
 @pytest.mark.parametrize("name", SECOND)
-def test_a_second_ctrl_c_ends_the_process_whatever_is_left_of_the_grace(
-    platform: Simulator, script: Script, start: Callable[..., Running], name: str
-) -> None:
-    running = start(script(BLOCKED + SECOND[name], _GRACE_SECONDS=600), platform)
+def test_a_second_ctrl_c_ends_the_process_whatever_is_left_of_the_grace(start: Starting, name: str) -> None:
+    running = start(BLOCKED + SECOND[name], _GRACE_SECONDS=600)
     running.says("blocked")
     if name == "closing after a failure":
         running.says("no input", ".log")
@@ -398,11 +391,11 @@ def raise_within(function, *numbers):
 GUARD = 'if __name__ == "__main__":\n'
 
 
-def raising(script: Script, todo: str, *numbers: signal.Signals, within: str = "main", **constants: float) -> Path:
-    """A script in which a thread raises signals once the main thread stands still."""
+def raising(*numbers: signal.Signals, within: str = "main") -> dict[str, str]:
+    """The edit by which a thread of a script raises signals once the main thread stands still."""
     names = ", ".join(f"signal.{number.name}" for number in numbers)
     thread = f"    threading.Thread(target=raise_within, args=({within!r}, {names}), daemon=True).start()\n"
-    return script(todo, edits={GUARD: RAISING + GUARD + thread}, **constants)
+    return {GUARD: RAISING + GUARD + thread}
 
 
 STANDS = {
@@ -420,32 +413,29 @@ STANDS = {
 @sent_by_kill
 @pytest.mark.parametrize("name", STANDS)
 def test_a_signal_that_the_main_thread_does_not_hear_ends_the_run_all_the_same(
-    held: Simulator, script: Script, start: Callable[..., Running], name: str
+    held: Simulator, start: Starting, name: str
 ) -> None:
-    check_stopped(start(raising(script, STANDS[name], signal.SIGINT, **SHORT), held), signal.SIGINT)
+    check_stopped(start(STANDS[name], on=held, edits=raising(signal.SIGINT), **SHORT), signal.SIGINT)
 
 
 @sent_by_kill
 def test_a_signal_that_the_main_thread_does_not_hear_ends_a_login_that_is_held(
-    held: Simulator, script: Script, start: Callable[..., Running]
+    held: Simulator, start: Starting
 ) -> None:
     held.control(latency=60)
-    check_stopped(start(raising(script, "pass", signal.SIGINT, within="post", **SHORT), held), signal.SIGINT)
+    check_stopped(start("pass", on=held, edits=raising(signal.SIGINT, within="post"), **SHORT), signal.SIGINT)
 
 
 @sent_by_kill
 @pytest.mark.parametrize("number", EXIT_CODES, ids=lambda number: number.name)
-def test_a_signal_that_is_sent_twice_at_once_leaves_a_complete_log(
-    platform: Simulator, script: Script, start: Callable[..., Running], number: signal.Signals
-) -> None:
+def test_a_signal_that_is_sent_twice_at_once_leaves_a_complete_log(start: Starting, number: signal.Signals) -> None:
     """Shell and kernel both send SIGHUP when a terminal closes; timeout(1) sends SIGTERM to its child and its group."""
-    path = raising(script, "threading.Event().wait()", number, number, **SHORT)
-    check_stopped(start(path, platform), number)
+    check_stopped(start("threading.Event().wait()", edits=raising(number, number), **SHORT), number)
 
 
 @pytest.mark.parametrize("number", EXIT_CODES, ids=lambda number: number.name)
 def test_a_first_signal_while_a_failed_run_is_closing_leaves_the_reason_the_table_and_the_closing_line_in_the_log(
-    platform: Simulator, script: Script, start: Callable[..., Running], number: signal.Signals
+    start: Starting, number: signal.Signals
 ) -> None:
     todo = f"""
     def raise_when_it_has_failed():
@@ -459,7 +449,7 @@ def test_a_first_signal_while_a_failed_run_is_closing_leaves_the_reason_the_tabl
     begun.wait()
     raise LookupError("no input")
     """
-    running = start(script(todo, **SHORT), platform)
+    running = start(todo, **SHORT)
     assert running.exit_code() == 1
     log = running.text(".log")
     assert log.count("CRITICAL") == 2
@@ -469,9 +459,7 @@ def test_a_first_signal_while_a_failed_run_is_closing_leaves_the_reason_the_tabl
     assert running.text(".err").count("failed: LookupError (") == 1
 
 
-def test_a_script_that_handles_ctrl_c_itself_is_neither_interrupted_nor_ended(
-    platform: Simulator, script: Script, start: Callable[..., Running]
-) -> None:
+def test_a_script_that_handles_ctrl_c_itself_is_neither_interrupted_nor_ended(start: Starting) -> None:
     todo = """
     heard = []
     signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
@@ -482,24 +470,21 @@ def test_a_script_that_handles_ctrl_c_itself_is_neither_interrupted_nor_ended(
         get_all_organizations()
     print("went on")
     """
-    running = start(script(todo, _GRACE_SECONDS=0), platform)
+    running = start(todo, _GRACE_SECONDS=0)
     assert running.exit_code() == 0, running.text(".err")
     assert running.text(".out") == "went on\n"
 
 
-def test_a_failed_run_does_not_wait_for_the_calls_that_are_held(
-    held: Simulator, script: Script, start: Callable[..., Running]
-) -> None:
+def test_a_failed_run_does_not_wait_for_the_calls_that_are_held(held: Simulator, start: Starting) -> None:
     todo = """
     futures = [main_thread_pool.submit(get_statistics, "1") for _ in range(30)]
     while not Path("go on").exists():
         time.sleep(0.01)
     raise LookupError("no input")
     """
-    path = script(todo, **SHORT)
-    running = start(path, held)
+    running = start(todo, on=held, **SHORT)
     has_seen("statistics", 20)(running, held)
-    path.with_name("go on").touch()
+    running.path.with_name("go on").touch()
     assert running.exit_code() == 1
     assert "my_script: failed: LookupError (" in running.text(".err")
     assert "API function" in running.text(".log")
@@ -512,9 +497,7 @@ atexit.register(print, "ended by itself")
 """
 
 
-def test_tasks_that_outlast_a_failure_start_no_thread_anew(
-    platform: Simulator, script: Script, start: Callable[..., Running]
-) -> None:
+def test_tasks_that_outlast_a_failure_start_no_thread_anew(platform: Simulator, start: Starting) -> None:
     platform.control(hold=0.5, answer={"statistics": answer(200)})
     todo = """
     begun = threading.Semaphore(0)
@@ -530,14 +513,12 @@ def test_tasks_that_outlast_a_failure_start_no_thread_anew(
         begun.acquire()
     raise LookupError("no input")
     """
-    running = start(script(BY_ITSELF + textwrap.dedent(todo), _GRACE_SECONDS=60), platform)
+    running = start(BY_ITSELF + textwrap.dedent(todo), _GRACE_SECONDS=60)
     assert running.exit_code() == 1
     assert running.text(".out") == "ended by itself\n"
 
 
-def test_a_grace_that_the_finally_of_the_script_has_used_up_leaves_time_for_the_end_of_the_log(
-    platform: Simulator, script: Script, start: Callable[..., Running]
-) -> None:
+def test_a_grace_that_the_finally_of_the_script_has_used_up_leaves_time_for_the_end_of_the_log(start: Starting) -> None:
     todo = """
     try:
         list(run_parallel(abs, range(100)))
@@ -546,12 +527,10 @@ def test_a_grace_that_the_finally_of_the_script_has_used_up_leaves_time_for_the_
         while _stop.grace_left() > 0:  # writes a file, say
             time.sleep(0.01)
     """
-    check_stopped(start(script(todo, _GRACE_SECONDS=0.1), platform), signal.SIGINT)
+    check_stopped(start(todo, _GRACE_SECONDS=0.1), signal.SIGINT)
 
 
-def test_a_run_that_is_done_waits_for_what_was_submitted_and_for_threads_of_the_scripts_own(
-    platform: Simulator, script: Script, start: Callable[..., Running]
-) -> None:
+def test_a_run_that_is_done_waits_for_what_was_submitted_and_for_threads_of_the_scripts_own(start: Starting) -> None:
     todo = """
     def late(words):
         while not Path("go on").exists():
@@ -563,10 +542,9 @@ def test_a_run_that_is_done_waits_for_what_was_submitted_and_for_threads_of_the_
     threading.Thread(target=late, args=["a thread"]).start()
     print("main is done", flush=True)
     """
-    path = script(todo)
-    running = start(path, platform)
+    running = start(todo)
     running.says("main is done")
-    path.with_name("go on").touch()
+    running.path.with_name("go on").touch()
     assert running.exit_code() == 0
     assert set(running.text(".out").splitlines()) == {"main is done", "a task 5", "a subtask 5", "a thread 5"}
 
