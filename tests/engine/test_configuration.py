@@ -1,8 +1,9 @@
 """Constants, variables, addresses: what is wrong is named with its value and the fix, and nothing is sent there."""
 
+import functools
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ UNENCRYPTED = "would send password and tokens unencrypted: use https://"
 PLACEHOLDER = "is a placeholder"
 LEFT_TO_DNS = pytest.mark.skipif(httpx.__name__ == "httpx2", reason="httpx2 reads any host that starts with xn--")
 NO_ADDRESS = "is not an address like https://host/path"
+Refusal = Callable[..., str]
 
 
 @pytest.fixture
@@ -33,16 +35,27 @@ def configured(load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any
     return import_template
 
 
-def configuration_error(template: Any, capfd: pytest.CaptureFixture[str]) -> str:
-    """The one line on the terminal, and in the log, of a run that its configuration prevents; without its name."""
-    code, log = ran(template, lambda: print("the script ran"))
-    out, err = capfd.readouterr()
-    assert (code, out) == (2, "")
-    line = re.fullmatch(r"[\w.]+: ([^\n]+)\n", err)
-    assert line, err
-    assert line[1] in log
-    assert "Traceback" not in log
-    return line[1]
+@pytest.fixture
+def refusal(configured: Callable[..., Any], capfd: pytest.CaptureFixture[str]) -> Refusal:
+    """The line on the terminal, and in the log, of a run that its configuration prevents, without the script's name.
+
+    `refusal({"MAX_THREADS": 0}, EB_THREADS="0")`; what is `lacking` is taken out of MICROSERVICES.
+    """
+
+    def line_of_run(constants: dict[str, object] | None = None, lacking: Sequence[str] = (), **variables: str) -> str:
+        template = configured(constants, **variables)
+        if lacking:
+            functools.reduce(dict.__getitem__, lacking[:-1], template.MICROSERVICES).pop(lacking[-1])
+        code, log = ran(template, lambda: print("the script ran"))
+        out, err = capfd.readouterr()
+        assert (code, out) == (2, "")
+        line = re.fullmatch(r"[\w.]+: ([^\n]+)\n", err)
+        assert line, err
+        assert line[1] in log
+        assert "Traceback" not in log
+        return line[1]
+
+    return line_of_run
 
 
 def test_without_configuration_one_line_says_what_to_set_and_how_to_try_it(copy: Path) -> None:
@@ -54,59 +67,42 @@ def test_without_configuration_one_line_says_what_to_set_and_how_to_try_it(copy:
     assert len(done.stderr) <= 160, "more than two lines of a terminal"
 
 
-NUMBERS = ("MAX_THREADS", "SUBTASKS_POOL_SIZE", "ERROR_MAX_RETRY", "API_TIMEOUT")
+WHOLE = ("MAX_THREADS", "SUBTASKS_POOL_SIZE", "ERROR_MAX_RETRY")
+NUMBERS = (*WHOLE, "API_TIMEOUT")
 WAITS = ("WAIT_BEFORE_RETRY", "MAX_WAIT_BEFORE_RETRY")
 USELESS = (-1, "x", None, float("nan"), float("inf"))  # for either; no number is 0, but a wait may be
+WRONG = [
+    *product((*NUMBERS, *WAITS), USELESS, [""]),
+    *product(NUMBERS, (0, "20", [5]), [""]),
+    *product(WHOLE, [2.5], ["give a whole number, 1 or more"]),
+    *product(["LOG_LEVEL"], ["DEBUG", None, float("nan")], ["give logging.INFO or logging.DEBUG"]),
+]
 
 
-@pytest.mark.parametrize(("name", "value"), [*product((*NUMBERS, *WAITS), USELESS), *product(NUMBERS, (0, "20", [5]))])
+@pytest.mark.parametrize(("name", "value", "fix"), WRONG)
 def test_a_constant_that_cannot_work_is_named_with_its_value_and_the_fix(
-    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], name: str, value: object
+    refusal: Refusal, name: str, value: object, fix: str
 ) -> None:
-    line = configuration_error(configured({name: value}), capfd)
+    line = refusal({name: value})
     assert line.startswith(f"{name} = {value!r}: ")
-
-
-@pytest.mark.parametrize("name", ["MAX_THREADS", "SUBTASKS_POOL_SIZE", "ERROR_MAX_RETRY"])
-def test_half_a_thread_or_attempt_is_named_with_its_value_and_the_fix(
-    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], name: str
-) -> None:
-    assert configuration_error(configured({name: 2.5}), capfd) == f"{name} = 2.5: give a whole number, 1 or more"
-
-
-@pytest.mark.parametrize("value", ["DEBUG", None, float("nan")])
-def test_a_log_level_that_is_no_number_is_named_with_its_value_and_the_fix(
-    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], value: object
-) -> None:
-    line = configuration_error(configured({"LOG_LEVEL": value}), capfd)
-    assert line == f"LOG_LEVEL = {value!r}: give logging.INFO or logging.DEBUG"
+    assert line.endswith(fix)
 
 
 @pytest.mark.parametrize("value", ["0", "21", "-3", "2.5", "many", "\uff11", "1e1", "1\n2", "9" * 400])
-def test_a_wrong_number_of_threads_is_named_with_its_range(
-    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], value: str
-) -> None:
-    line = configuration_error(configured(EB_THREADS=value), capfd)
+def test_a_wrong_number_of_threads_is_named_with_its_range(refusal: Refusal, value: str) -> None:
+    line = refusal(EB_THREADS=value)
     assert line.startswith(f"EB_THREADS = {value!r}: ")
     assert "from 1 to 20" in line
 
 
-def test_without_iam_the_line_says_to_put_it_back(
-    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str]
-) -> None:
-    template = configured()
-    del template.MICROSERVICES["IAM"]
-    assert re.search(r"MICROSERVICES .*IAM.*put", configuration_error(template, capfd))
-
-
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
 def test_certificates_that_cannot_be_read_are_named_with_their_variable(
-    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], tmp_path: Path, content: str | None
+    refusal: Refusal, tmp_path: Path, content: str | None
 ) -> None:
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content, encoding="utf-8")
-    line = configuration_error(configured(SSL_CERT_FILE=str(file)), capfd)
+    line = refusal(SSL_CERT_FILE=str(file))
     assert re.fullmatch(rf"SSL_CERT_FILE = {re.escape(repr(str(file)))}: .*; name a PEM file of CA .*", line)
 
 
@@ -131,22 +127,27 @@ def test_a_host_that_does_not_resolve_is_named_at_login(configured: Callable[...
 
 
 @needs_posix(reason="the environment of Windows is text")
-def test_a_password_that_is_not_text_is_refused_without_a_character_of_it(
-    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str]
-) -> None:
-    line = configuration_error(configured(EB_PASSWORD="geh\udce9im"), capfd)
-    assert line == "EB_USER_NAME or EB_PASSWORD is not UTF-8 text: set it in a UTF-8 locale"
+def test_a_password_that_is_not_text_is_refused_without_a_character_of_it(refusal: Refusal) -> None:
+    assert (
+        refusal(EB_PASSWORD="geh\udce9im") == "EB_USER_NAME or EB_PASSWORD is not UTF-8 text: set it in a UTF-8 locale"
+    )
 
 
-@pytest.mark.parametrize("key", ["base_url", "endpoints", "app_id"])
-def test_an_entry_of_a_service_that_lacks_a_key_is_said_with_service_and_key(
-    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], key: str
+LACKING = {
+    ("IAM",): "MICROSERVICES .*IAM.*put",
+    ("RC", "base_url"): "base_url of RC is None",
+    ("RC", "endpoints"): "endpoints of RC is None",
+    ("RC", "app_id"): "app_id of RC is None",
+    ("IAM", "endpoints", "login"): "IAM has no endpoint 'login' in MICROSERVICES",
+    ("GDD", "endpoints", "config_token"): "GDD has no endpoint 'config_token' in MICROSERVICES",
+}
+
+
+@pytest.mark.parametrize(("lacking", "words"), LACKING.items())
+def test_what_microservices_lacks_is_said_before_anything_is_sent(
+    refusal: Refusal, lacking: tuple[str, ...], words: str
 ) -> None:
-    template = configured()
-    del template.MICROSERVICES["RC"][key]
-    line = configuration_error(template, capfd)
-    assert "RC" in line
-    assert key in line
+    assert re.search(words, refusal(lacking=lacking))
 
 
 # ------------------------------------------------------------------------------------------------ where nothing is sent
@@ -234,19 +235,9 @@ def test_the_listener_hears_a_login_that_is_not_refused(
     [("ALL_PROXY", "socks5://127.0.0.1:9"), ("HTTPS_PROXY", "ftp://proxy"), ("HTTPS_PROXY", "http://proxy:port")],
 )
 def test_a_proxy_that_cannot_be_used_is_said_with_the_variables_that_name_it(
-    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], variable: str, value: str
+    refusal: Refusal, variable: str, value: str
 ) -> None:
-    template = configured(**{variable: value})
-    assert "HTTPS_PROXY, ALL_PROXY or NO_PROXY cannot be used: " in configuration_error(template, capfd)
-
-
-@pytest.mark.parametrize(("app", "endpoint"), [("IAM", "login"), ("GDD", "config_token")])
-def test_a_service_without_the_endpoint_that_opens_its_session_is_said_before_anything_is_sent(
-    configured: Callable[..., Any], capfd: pytest.CaptureFixture[str], app: str, endpoint: str
-) -> None:
-    template = configured()
-    template.MICROSERVICES[app]["endpoints"].pop(endpoint)
-    assert f"{app} has no endpoint '{endpoint}' in MICROSERVICES" in configuration_error(template, capfd)
+    assert "HTTPS_PROXY, ALL_PROXY or NO_PROXY cannot be used: " in refusal(**{variable: value})
 
 
 def test_what_is_sent_to_this_machine_takes_no_proxy(
@@ -262,11 +253,7 @@ def test_a_service_that_the_simulated_platform_does_not_have_is_not_reached_from
     run: Run, simulator: Start
 ) -> None:
     own = '"LAB": {"app_id": "", "base_url": "https://lab.hospital.test", "endpoints": {"config_token": "/token"}},'
-    finished = run(
-        'print("never here")',
-        edits={'    "GDD": {\n': f'    {own}\n    "GDD": {{\n'},
-        ERROR_MAX_RETRY=1,
-        on=simulator(),
-    )
+    edits = {'    "GDD": {\n': f'    {own}\n    "GDD": {{\n'}
+    finished = run('print("never here")', edits=edits, ERROR_MAX_RETRY=1, on=simulator())
     assert (finished.returncode, finished.stdout) == (1, "")
     assert finished.stderr.startswith("my_script: LAB config_token: ProxyError: ")
