@@ -30,45 +30,42 @@ from readme_and_spec import RECIPES
 from server import Simulator
 from study import Study
 
-BATCH = "batch"  # the folder of the tests, whatever the day
 
-
-@pytest.fixture
-def resume(script: Script) -> Path:
+class Recipe:
     """The recipe beside a template in which a patient that fails has failed at the first attempt."""
-    beside = script("pass", name=TEMPLATE.name, ERROR_MAX_RETRY=1)
-    return Path(shutil.copy(RECIPES / "resume.py", beside.parent))
+
+    def __init__(self, path: Path, platform: Simulator) -> None:
+        self.path, self.platform = path, platform
+        self.batch = path.with_name("batch")  # the folder of the tests, whatever the day
+
+    @contextmanager
+    def started(self, **variables: str) -> Iterator[subprocess.Popen[str]]:
+        """A run that is killed in the end, if it still runs then."""
+        command = [sys.executable, str(self.path), self.batch.name]
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        environment = environment_for(self.platform, **variables)
+        with subprocess.Popen(command, cwd=self.path.parent, env=environment, encoding="utf-8", **streams) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def run(self, *arguments: str, on: Simulator | None = None) -> subprocess.CompletedProcess[str]:
+        """A run to its end."""
+        command = [sys.executable, str(self.path), *arguments]
+        return finished_in(self.path.parent, command, environment_for(on or self.platform))
+
+    def fetch(self) -> str:
+        """What a run that fetches everybody who is missing prints."""
+        done = self.run(self.batch.name)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 @pytest.fixture
-def batch(resume: Path) -> Path:
-    """The folder in which the recipe works."""
-    return resume.with_name(BATCH)
-
-
-@contextmanager
-def started(recipe: Path, platform: Simulator, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """A run of the recipe that is killed in the end, if it still runs then."""
-    command = [sys.executable, str(recipe), *arguments]
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    environment = environment_for(platform, **variables)
-    with subprocess.Popen(command, cwd=recipe.parent, env=environment, encoding="utf-8", **streams) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def finished(recipe: Path, platform: Simulator, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A whole run of the recipe."""
-    return finished_in(recipe.parent, [sys.executable, str(recipe), *arguments], environment_for(platform))
-
-
-def whole(recipe: Path, platform: Simulator) -> str:
-    """What a run that fetches everybody who is missing prints."""
-    done = finished(recipe, platform, BATCH)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def recipe(script: Script, platform: Simulator) -> Recipe:
+    beside = script("pass", name=TEMPLATE.name, ERROR_MAX_RETRY=1)
+    return Recipe(Path(shutil.copy(RECIPES / "resume.py", beside.parent)), platform)
 
 
 def lines_of(batch: Path) -> list[dict[str, Any]]:
@@ -90,12 +87,12 @@ def everything(study: Study) -> list[dict[str, Any]]:
 
 
 def test_a_run_fetches_every_patient_into_a_folder_named_after_the_day_that_its_owner_alone_can_read(
-    resume: Path, platform: Simulator, study: Study
+    recipe: Recipe, study: Study
 ) -> None:
     before = date.today()
-    done = finished(resume, platform)
+    done = recipe.run()
     assert done.returncode == 0, done.stderr
-    (folder,) = (each for each in resume.parent.iterdir() if each.is_dir() and each.name[0] == "2")
+    (folder,) = (each for each in recipe.path.parent.iterdir() if each.is_dir() and each.name[0] == "2")
     assert before <= date.fromisoformat(folder.name) <= before + timedelta(days=1)
     assert lines_of(folder) == everything(study)
     header, *rows = table_of(folder / "patients.csv")
@@ -109,60 +106,63 @@ def test_a_run_fetches_every_patient_into_a_folder_named_after_the_day_that_its_
 
 
 def test_a_run_that_is_killed_three_times_ends_as_an_undisturbed_one(
-    resume: Path, platform: Simulator, study: Study, batch: Path
+    recipe: Recipe, platform: Simulator, study: Study
 ) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     size = sum(len(json.dumps(line, ensure_ascii=False).encode()) + 1 for line in everything(study))
-    file = batch / "patients.jsonl"
+    file = recipe.batch / "patients.jsonl"
     platform.control(latency=0.02)
     for moment in sorted(random.Random(seed).sample(range(int(0.8 * size)), 3)):
-        with started(resume, platform, BATCH, EB_THREADS="2") as process:
+        with recipe.started(EB_THREADS="2") as process:
             wait_until(lambda: (file.exists() and file.stat().st_size >= moment) or process.poll() is not None)  # noqa: B023
     platform.control(latency=0)
-    whole(resume, platform)
-    assert lines_of(batch) == everything(study)
-    interrupted = table_of(batch / "patients.csv")
+    recipe.fetch()
+    assert lines_of(recipe.batch) == everything(study)
+    interrupted = table_of(recipe.batch / "patients.csv")
     file.unlink()
-    whole(resume, platform)
-    assert interrupted == table_of(batch / "patients.csv")
+    recipe.fetch()
+    assert interrupted == table_of(recipe.batch / "patients.csv")
 
 
 def test_a_last_half_line_is_dropped_and_its_patient_alone_is_fetched_again(
-    resume: Path, platform: Simulator, study: Study, batch: Path
+    recipe: Recipe, platform: Simulator, study: Study
 ) -> None:
-    whole(resume, platform)
-    file = batch / "patients.jsonl"
+    recipe.fetch()
+    file = recipe.batch / "patients.jsonl"
     file.write_bytes(file.read_bytes()[:-100])
     platform.control(reset_counts=True)
-    assert "has 59 of 60 patients" in whole(resume, platform)
-    assert lines_of(batch) == everything(study)
+    assert "has 59 of 60 patients" in recipe.fetch()
+    assert lines_of(recipe.batch) == everything(study)
     assert platform.seen()["requests"]["record_by_patient"] == 1
 
 
-def test_a_run_in_another_folder_fetches_everybody_anew(resume: Path, platform: Simulator) -> None:
-    whole(resume, platform)
+def test_a_run_in_another_folder_fetches_everybody_anew(recipe: Recipe, platform: Simulator) -> None:
+    recipe.fetch()
     platform.control(reset_counts=True)
-    assert finished(resume, platform, "another day").returncode == 0
+    assert recipe.run("another day").returncode == 0
     assert platform.seen()["requests"]["record_by_patient"] == 60
 
 
 def test_patients_who_fail_are_told_with_the_reason_and_tried_again_by_the_next_run(
-    resume: Path, platform: Simulator, simulator: Start, study: Study, batch: Path
+    recipe: Recipe, platform: Simulator, simulator: Start, study: Study
 ) -> None:
     failing = simulator("--failing", "3")
     ids = study_of(failing).some_patients(3)
-    done = finished(resume, failing, BATCH)
-    closing = f"resume: 3 of 60 patients left out (HTTP 500), see {Path(BATCH, 'failed.csv')};"
+    done = recipe.run(recipe.batch.name, on=failing)
+    closing = f"resume: 3 of 60 patients left out (HTTP 500), see {Path('batch', 'failed.csv')};"
     assert (done.returncode, done.stderr.count(closing)) == (1, 1), done.stderr
     pseudonyms = sorted(record["pseudonym"] for each in ids if (record := study.record(each)))
-    assert table_of(batch / "failed.csv") == [["pseudonym", "reason"], *([each, "HTTP 500"] for each in pseudonyms)]
+    assert table_of(recipe.batch / "failed.csv") == [
+        ["pseudonym", "reason"],
+        *([each, "HTTP 500"] for each in pseudonyms),
+    ]
     assert not any(each in done.stderr for each in ids)
-    assert len(table_of(batch / "patients.csv")) == 1 + 60 - 3
-    whole(resume, platform)
+    assert len(table_of(recipe.batch / "patients.csv")) == 1 + 60 - 3
+    recipe.fetch()
     assert platform.seen()["requests"]["record_by_patient"] == 3
-    assert lines_of(batch) == everything(study)
-    assert table_of(batch / "failed.csv") == [["pseudonym", "reason"]]
+    assert lines_of(recipe.batch) == everything(study)
+    assert table_of(recipe.batch / "failed.csv") == [["pseudonym", "reason"]]
 
 
 def inclusions_of(*patients: str) -> dict[str, Any]:
@@ -171,49 +171,45 @@ def inclusions_of(*patients: str) -> dict[str, Any]:
     return {"search_inclusions": answer(200, json.dumps({"data": rows, "total": len(rows)}).encode())}
 
 
-def test_a_patient_in_several_centres_is_fetched_once(resume: Path, platform: Simulator, study: Study) -> None:
+def test_a_patient_in_several_centres_is_fetched_once(recipe: Recipe, platform: Simulator, study: Study) -> None:
     platform.control(answer=inclusions_of(patients_of(study)[0]))
-    whole(resume, platform)
+    recipe.fetch()
     assert platform.seen()["requests"]["record_by_patient"] == 1
 
 
-def test_a_patient_who_has_left_is_told_and_taken_out(
-    resume: Path, platform: Simulator, study: Study, batch: Path
-) -> None:
+def test_a_patient_who_has_left_is_told_and_taken_out(recipe: Recipe, platform: Simulator, study: Study) -> None:
     stays, leaves = patients_of(study)[:2]
     platform.control(answer=inclusions_of(stays, leaves))
-    whole(resume, platform)
+    recipe.fetch()
     platform.control(answer=inclusions_of(stays))
-    assert "no longer in any centre: 1 patients" in whole(resume, platform)
-    assert "no longer in any centre: 1 patients" in log_of(resume)
-    assert [line["patientId"] for line in lines_of(batch)] == [stays]
-    assert len(table_of(batch / "patients.csv")) == 1 + 1
+    assert "no longer in any centre: 1 patients" in recipe.fetch()
+    assert "no longer in any centre: 1 patients" in log_of(recipe.path)
+    assert [line["patientId"] for line in lines_of(recipe.batch)] == [stays]
+    assert len(table_of(recipe.batch / "patients.csv")) == 1 + 1
 
 
-def test_a_mistake_in_the_script_ends_the_run_and_is_not_counted_as_a_failed_patient(
-    resume: Path, platform: Simulator, batch: Path
-) -> None:
-    text = resume.read_text(encoding="utf-8")
+def test_a_mistake_in_the_script_ends_the_run_and_is_not_counted_as_a_failed_patient(recipe: Recipe) -> None:
+    text = recipe.path.read_text(encoding="utf-8")
     wrong = text.replace("get_record_by_patient(patient)", 'get_record_by_patient(patient)["patientID"]')
     assert wrong != text
-    resume.write_text(wrong, encoding="utf-8")
-    done = finished(resume, platform, BATCH)
+    recipe.path.write_text(wrong, encoding="utf-8")
+    done = recipe.run(recipe.batch.name)
     assert done.returncode == 1
     assert "failed: KeyError (resume.py line" in done.stderr
-    assert not (batch / "patients.csv").exists()
+    assert not (recipe.batch / "patients.csv").exists()
 
 
 def test_a_second_run_at_the_same_time_is_refused_and_doubles_no_line(
-    resume: Path, platform: Simulator, study: Study, batch: Path
+    recipe: Recipe, platform: Simulator, study: Study
 ) -> None:
     platform.control(hold=1)  # so that the first run takes a minute, if nobody kills it
-    with started(resume, platform, BATCH, EB_THREADS="1"):
+    with recipe.started(EB_THREADS="1"):
         wait_until(lambda: platform.seen()["requests"]["organizations"])
-        second = finished(resume, platform, BATCH)
+        second = recipe.run(recipe.batch.name)
         assert (second.returncode, "another run is writing" in second.stderr) == (1, True), second.stderr
     platform.control(hold=0)
-    whole(resume, platform)
-    assert lines_of(batch) == everything(study)
+    recipe.fetch()
+    assert lines_of(recipe.batch) == everything(study)
 
 
 def record_with(study: Study, **changed: Any) -> dict[str, Any]:
@@ -223,12 +219,10 @@ def record_with(study: Study, **changed: Any) -> dict[str, Any]:
     return {**inclusions_of(patient), "record_by_patient": answer(200, json.dumps(record).encode())}
 
 
-def test_half_an_emoji_in_a_record_does_not_end_a_run(
-    resume: Path, platform: Simulator, study: Study, batch: Path
-) -> None:
+def test_half_an_emoji_in_a_record_does_not_end_a_run(recipe: Recipe, platform: Simulator, study: Study) -> None:
     platform.control(answer=record_with(study, comment="sad \ud83d face"))
-    whole(resume, platform)
-    assert table_of(batch / "patients.csv")[1][3] == "sad ? face"
+    recipe.fetch()
+    assert table_of(recipe.batch / "patients.csv")[1][3] == "sad ? face"
 
 
 @pytest.mark.parametrize(
@@ -241,8 +235,8 @@ def test_half_an_emoji_in_a_record_does_not_end_a_run(
     ],
 )
 def test_a_text_that_excel_would_run_or_change_gets_an_apostrophe(
-    phone: object, comment: str, cells: list[str], resume: Path, platform: Simulator, study: Study, batch: Path
+    phone: object, comment: str, cells: list[str], recipe: Recipe, platform: Simulator, study: Study
 ) -> None:
     platform.control(answer=record_with(study, comment=comment, patient={"phone": phone}))
-    whole(resume, platform)
-    assert table_of(batch / "patients.csv")[1][2:] == cells
+    recipe.fetch()
+    assert table_of(recipe.batch / "patients.csv")[1][2:] == cells
