@@ -56,43 +56,20 @@ def test_an_id_with_reserved_characters_reaches_the_platform_as_it_is(template: 
         )
 
 
-@pytest.mark.parametrize("value", ["", " ", "..", ".", None, True, {"patientId": "4711"}])
-def test_what_is_no_id_is_refused_before_anything_is_sent(template: Any, platform: Simulator, value: Any) -> None:
+@pytest.mark.parametrize("value", ["", " ", "..", ".", None, True, {"patientId": "P-4711"}, ["P-4711"]])
+def test_what_is_no_id_is_refused_without_being_shown_before_anything_is_sent(
+    template: Any, platform: Simulator, value: Any
+) -> None:
     before = platform.seen()["requests"]
     calls = {template.get_statistics, template.get_record_by_patient, template.get_surveys}
     for call in calls | {template.get_request_by_tube, template.get_all_inclusions}:
-        with pytest.raises(ValueError, match="is not an id"):
+        with pytest.raises(ValueError, match="is not an id") as refused:
             call(value)
+        assert "P-4711" not in template.describe(refused.value)
     assert platform.seen()["requests"] == before
 
 
-@pytest.mark.parametrize("inclusion", [{"patientId": "4711", "name": "Zoé Nemo"}, ["4711", "Zoé Nemo"]])
-def test_an_inclusion_that_is_passed_for_an_id_is_refused_without_being_shown(template: Any, inclusion: Any) -> None:
-    with pytest.raises(ValueError, match="is not an id") as refused:
-        template.get_record_by_patient(inclusion)
-    assert "Nemo" not in template.describe(refused.value)
-
-
 # --------------------------------------------------------------------------------------------------------------- Pages
-
-
-@pytest.mark.parametrize("total", [True, False], ids=["with total", "without total"])
-@pytest.mark.parametrize("page_cap", [1_000_000, 4], ids=["uncapped", "capped"])
-@pytest.mark.parametrize(
-    "paging", ["from 1", "from 0", "offset by the limit asked for", "ignored", "the second one empty"]
-)
-def test_however_a_platform_counts_its_pages_all_inclusions_come_or_an_error(
-    template: Any, study: Study, platform: Simulator, paging: str, page_cap: int, total: bool
-) -> None:
-    platform.control(paging=paging, page_cap=page_cap, total=total)
-    for organization in study.organizations:
-        try:
-            inclusions = template.get_all_inclusions(organization["id"])
-        except (ValueError, TypeError):
-            consistent = paging in ("from 1", "offset by the limit asked for") or (paging, page_cap) == ("ignored", 1e6)
-            assert not (consistent and total), "all inclusions are on these pages"
-        else:
-            assert inclusions == all_inclusions(study, organization["id"])
 
 
 def rows_of(numbers: range) -> list[dict[str, Any]]:
@@ -257,16 +234,8 @@ def test_a_decorator_that_names_another_service_than_the_call_is_an_error_before
     def centres() -> Any:
         return template.call_endpoint("RC", "GET", "organizations", list)
 
-    with pytest.raises(template.ConfigurationError, match=r"sends the token of RC, but its decorator names GDD"):
-        centres()
-    assert platform.seen()["requests"]["organizations"] == 0
-
-
-def test_a_function_of_the_old_form_with_a_token_of_another_service_is_an_error_before_anything_is_sent(
-    template: Any, platform: Simulator
-) -> None:
     @template.api_call_with_retry("GDD")
-    def centres() -> Any:
+    def centres_in_the_old_form() -> Any:
         client = template.get_httpx_client()
         client.base_url = template.MICROSERVICES["RC"]["base_url"]
         headers = {"Authorization": f"Bearer {template.tokens['RC']['access_token']}"}
@@ -274,8 +243,9 @@ def test_a_function_of_the_old_form_with_a_token_of_another_service_is_an_error_
         response.raise_for_status()
         return response.json()
 
-    with pytest.raises(template.ConfigurationError, match="sends the token of RC, but its decorator names GDD"):
-        centres()
+    for call in (centres, centres_in_the_old_form):
+        with pytest.raises(template.ConfigurationError, match="sends the token of RC, but its decorator names GDD"):
+            call()
     assert platform.seen()["requests"]["organizations"] == 0
 
 

@@ -236,16 +236,6 @@ def test_many_renewals_make_no_more_work_for_a_line_and_unmask_no_token_that_is_
     assert [secret for secret in [*in_use, platform.options.password] if secret in text] == []
 
 
-def test_a_secret_where_a_long_message_is_cut_is_masked_as_a_whole(
-    platform: Simulator, logged_in: Load, capfd: pytest.CaptureFixture[str]
-) -> None:
-    template = logged_in(platform)
-    token = template.tokens["RC"]["access_token"]
-    for shown in range(5, 40, 4):
-        template._say("x" * (template._LONGEST_LINE - shown) + token)
-        assert token[:shown] not in capfd.readouterr().err
-
-
 # ------------------------------------------------------------------------------------------------------------- Patients
 
 PATIENT = {"organization": 7, "patientId": "P-0815-" + "4711" * 20, "name": "Zoé Nemo", "birthDate": "1980-02-29"}

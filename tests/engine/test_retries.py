@@ -188,14 +188,15 @@ def answered(status: int, body: bytes = b"{}") -> dict[str, Any]:
 NO_BODY = "the response has no body, JSON was expected"
 Failure = tuple[dict[str, Any], type[Exception], str, int]  # behaviour, error, its words, attempts
 FAILURES: list[Failure] = [
-    (answered(200, b"<!DOCTYPE html><title>Maintenance</title>"), json.JSONDecodeError, "a web page", ATTEMPTS),
+    (answered(200, b"\n<!DOCTYPE html><title>Maintenance</title>"), json.JSONDecodeError, "a web page", ATTEMPTS),
     (answered(200, b'{"n": 1'), json.JSONDecodeError, "delimiter", ATTEMPTS),
     (answered(200, b'{"n": "\xc3'), UnicodeDecodeError, "UnicodeDecodeError", ATTEMPTS),
+    (answered(200, '{"name": "Zoé"}'.encode("latin-1")), UnicodeDecodeError, "UTF-8", 1),
     (answered(200, b""), json.JSONDecodeError, NO_BODY, ATTEMPTS),
 ]
 for status in (408, 425, 429, 500, 503, 529):
     FAILURES.append((answered(status), httpx.HTTPStatusError, f"HTTP {status}", ATTEMPTS))
-for status in (301, 304, 400, 403, 404, 451, 501):
+for status in (301, 302, 304, 400, 403, 404, 451, 501):
     FAILURES.append((answered(status), httpx.HTTPStatusError, f"HTTP {status}", 1))
 for status in (201, 202, 204, 205):
     FAILURES.append((answered(status, b""), ValueError, f"HTTP {status}: {NO_BODY}", 1))

@@ -130,16 +130,6 @@ def test_the_closing_line_and_the_exit_code_tell_how_the_run_ended(
     assert ("Traceback" in log) == words.startswith("failed: ")
 
 
-def test_what_a_call_raises_ends_the_run_with_one_line_and_a_traceback_in_the_log(run: Run) -> None:
-    done = run('print("first")\nget_record_by_patient("-".join(["patient", "4711"]))\nprint("never")')
-    assert (done.returncode, done.stdout) == (1, "first\n")
-    closing = r"my_script: failed: get_record_by_patient: HTTP 404 \(my_script.py line \d+\); [^\n]+\n"
-    assert re.fullmatch(closing, done.stderr)
-    log = done.log
-    assert "in get_record_by_patient" in log
-    assert "patient-4711" not in log
-
-
 BY_HAND = """
 with tqdm(total=1, bar_format=custom_bar_format) as pbar:
     with main_thread_pool as executor:

@@ -167,14 +167,6 @@ def commented_out(service: str) -> dict[str, str]:
     return {entry_of(service): re.sub(r"(?m)^(?=.)", "# ", entry_of(service))}
 
 
-def test_a_copy_with_its_own_todo_block_runs_unchanged(run: Run, study: Study) -> None:
-    done = run('for organization in get_all_organizations():\n    print(organization["name"])')
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [organization["name"] for organization in study.organizations]
-    assert (done.path.parent / "my_script.log").is_file()
-    assert [each.name for each in done.path.parent.glob("*.log*")] == ["my_script.log"]
-
-
 def test_a_service_that_is_commented_out_is_neither_asked_for_nor_configured(run: Run, platform: Simulator) -> None:
     done = run("print(len(get_all_organizations()), list(tokens))", edits=commented_out("GDD"), EB_GDD_URL="")
     assert done.stdout == f"{platform.options.centres} ['IAM', 'RC']\n", done.stderr

@@ -1,7 +1,6 @@
 """Habits of real platforms that no call has to fail for: slow tokens, cookies, rate limits by 403, empty answers."""
 
 import logging
-from json import JSONDecodeError
 from typing import Any
 
 import pytest
@@ -129,14 +128,6 @@ def test_an_empty_answer_for_all_of_an_outage_loses_no_call(
         template = logged_in(platform, ERROR_MAX_RETRY=1000, MAX_WAIT_BEFORE_RETRY=0.2)
     with outage(platform, "empty"):
         assert dict(template.run_parallel(template.echo, range(200))) == {number: number for number in range(200)}
-
-
-def test_a_creation_with_an_empty_answer_is_not_repeated(platform: Simulator, logged_in: Load) -> None:
-    template = logged_in(platform)
-    platform.control(answer={"create": answer(200, b"")})
-    with pytest.raises(JSONDecodeError):
-        template.create("a key")
-    assert platform.seen()["requests"]["create"] == 1
 
 
 def test_a_function_may_take_an_empty_answer_for_what_it_is(platform: Simulator, logged_in: Load) -> None:

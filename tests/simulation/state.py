@@ -63,8 +63,6 @@ class Conditions:
     first_page: int = 1
     one_session: bool = False
     rate_limit: int = 0  # calls per second; 0 is none
-    paging: str = "from 1"  # see endpoints.PAGINGS
-    total: bool = True  # whether a page tells how many there are
     omit: tuple[str, ...] = ()  # fields that token answers lack
     user_id: str | int = "6f0c2f0e-0000-4000-8000-000000000001"
     clock_ahead: float = 0.0
