@@ -154,9 +154,7 @@ threading.Thread(target=speak).start()
 
 
 @on_posix
-def test_a_failure_leaves_a_clean_screen_although_the_bars_of_other_tasks_were_open(
-    script: Script, platform: Simulator
-) -> None:
+def test_a_failure_leaves_a_clean_screen_although_other_bars_were_open(script: Script, platform: Simulator) -> None:
     with Screen(script(TASKS_WITH_BARS + LOOP), platform) as screen:
         screen.shows(*HALFWAY)
         screen.allow("fail")  # the other two tasks are held beyond the end
@@ -169,9 +167,7 @@ def test_a_failure_leaves_a_clean_screen_although_the_bars_of_other_tasks_were_o
 
 
 @on_posix
-def test_an_error_in_the_loop_itself_closes_its_bar_before_the_closing_line(
-    script: Script, platform: Simulator
-) -> None:
+def test_an_error_in_the_loop_closes_its_bar_before_the_closing_line(script: Script, platform: Simulator) -> None:
     todo = """
 results = run_parallel(abs, range(6), desc="all")
 for number, _ in results:

@@ -122,9 +122,7 @@ CALM = 0.05  # seconds between two bytes: far less than API_TIMEOUT
 LONG = b'{"n": 1}' + b" " * 2000  # 100 s of it
 
 
-def test_a_body_that_trickles_is_cut_off_at_the_deadline_and_counts_as_timed_out(
-    platform: Simulator, logged_in: Load
-) -> None:
+def test_a_body_that_trickles_is_cut_off_at_the_deadline_as_timed_out(platform: Simulator, logged_in: Load) -> None:
     template = logged_in(platform, API_DEADLINE=0.5, ERROR_MAX_RETRY=2)
     platform.control(answer={"echo": answer(200, LONG, trickle=CALM)})
     with pytest.raises(template.httpx.ReadTimeout, match=r"API_DEADLINE = 0\.5 s"):
@@ -132,9 +130,7 @@ def test_a_body_that_trickles_is_cut_off_at_the_deadline_and_counts_as_timed_out
     assert platform.seen()["requests"]["echo"] == 2
 
 
-def test_after_a_body_was_cut_off_60_threads_get_the_answers_to_their_own_calls(
-    platform: Simulator, logged_in: Load
-) -> None:
+def test_after_a_body_was_cut_off_60_threads_get_their_own_answers(platform: Simulator, logged_in: Load) -> None:
     template = logged_in(platform, API_DEADLINE=0.5, ERROR_MAX_RETRY=1000)
     platform.control(answer={"echo": answer(200, LONG, trickle=CALM)})
     with template.main_thread_pool as executor:

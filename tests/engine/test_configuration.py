@@ -80,7 +80,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "value", "fix"), WRONG)
-def test_a_constant_that_cannot_work_is_named_with_its_value_and_the_fix(
+def test_a_useless_constant_is_named_with_its_value_and_the_fix(
     refusal: Refusal, name: str, value: object, fix: str
 ) -> None:
     line = refusal({name: value})
@@ -96,7 +96,7 @@ def test_a_wrong_number_of_threads_is_named_with_its_range(refusal: Refusal, val
 
 
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
-def test_certificates_that_cannot_be_read_are_named_with_their_variable(
+def test_unreadable_certificates_are_named_with_their_variable(
     refusal: Refusal, tmp_path: Path, content: str | None
 ) -> None:
     file = tmp_path / "ca.pem"
@@ -221,9 +221,7 @@ def test_an_address_that_is_unsafe_or_none_is_named_and_refused_before_a_byte_is
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:PORT", "http://localhost:PORT/", "https://iam.hospital.test"])
-def test_the_listener_hears_a_login_that_is_not_refused(
-    listener: Answering, overheard: Callable[..., Any], address: str
-) -> None:
+def test_the_listener_hears_an_allowed_login(listener: Answering, overheard: Callable[..., Any], address: str) -> None:
     module = overheard(EB_IAM_URL=address)
     with pytest.raises(module.LoginError):
         module.login()
@@ -234,9 +232,7 @@ def test_the_listener_hears_a_login_that_is_not_refused(
     ("variable", "value"),
     [("ALL_PROXY", "socks5://127.0.0.1:9"), ("HTTPS_PROXY", "ftp://proxy"), ("HTTPS_PROXY", "http://proxy:port")],
 )
-def test_a_proxy_that_cannot_be_used_is_said_with_the_variables_that_name_it(
-    refusal: Refusal, variable: str, value: str
-) -> None:
+def test_a_proxy_that_cannot_be_used_is_said_with_its_variables(refusal: Refusal, variable: str, value: str) -> None:
     assert "HTTPS_PROXY, ALL_PROXY or NO_PROXY cannot be used: " in refusal(**{variable: value})
 
 
@@ -249,7 +245,7 @@ def test_what_is_sent_to_this_machine_takes_no_proxy(
     assert listener.received == []
 
 
-def test_a_service_that_the_simulated_platform_does_not_have_is_not_reached_from_the_sandbox(
+def test_a_service_that_the_simulated_platform_lacks_is_not_reached_from_the_sandbox(
     run: Run, simulator: Start
 ) -> None:
     own = '"LAB": {"app_id": "", "base_url": "https://lab.hospital.test", "endpoints": {"config_token": "/token"}},'

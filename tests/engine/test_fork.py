@@ -103,9 +103,7 @@ def forking(run: Run) -> Run:
 
 
 @pytest.mark.parametrize(("answers", "way"), WAYS.values(), ids=WAYS.keys())
-def test_parent_and_children_get_the_answers_to_their_own_calls(
-    platform: Simulator, forking: Run, answers: int, way: str
-) -> None:
+def test_parent_and_children_get_their_own_answers(platform: Simulator, forking: Run, answers: int, way: str) -> None:
     platform.control(latency=0.02)  # so that their calls overlap
     finished = forking(
         f"echo(0)\nlist(run_parallel(echo, range(40)))\n{way}\nprint(len(right), sum(right))\nprint(is_right(7))"
@@ -114,7 +112,7 @@ def test_parent_and_children_get_the_answers_to_their_own_calls(
     assert finished.stdout == f"{answers} {answers}\nTrue\n"
 
 
-def test_a_client_that_the_script_keeps_reads_no_answer_of_the_parents_in_a_child(
+def test_a_client_that_a_script_keeps_reads_none_of_the_parents_answers_in_a_child(
     platform: Simulator, forking: Run
 ) -> None:
     platform.control(latency=0.02)
@@ -159,9 +157,7 @@ def test_a_child_that_comes_out_of_main_by_an_exception_says_so(run: Run) -> Non
     assert re.search(r"my_script, process \d+: failed: LookupError \(my_script.py line \d+\)", done.stderr)
 
 
-def test_children_renew_an_expired_token_without_spending_the_refresh_token_of_their_parent(
-    platform: Simulator, forking: Run
-) -> None:
+def test_children_renew_a_token_without_spending_their_parents_refresh_token(platform: Simulator, forking: Run) -> None:
     todo = f"""
 echo(0)
 {EXPIRE}

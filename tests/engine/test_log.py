@@ -56,9 +56,7 @@ STARTS = {
 
 
 @pytest.mark.parametrize(("file", "arguments", "name"), STARTS.values(), ids=STARTS)
-def test_the_log_is_named_after_what_python_was_started_with(
-    copy: Path, file: str, arguments: list[str], name: str
-) -> None:
+def test_the_log_is_named_after_what_python_started(copy: Path, file: str, arguments: list[str], name: str) -> None:
     folder = copy.parent
     (folder / file).parent.mkdir(exist_ok=True)
     copy.rename(folder / file)
@@ -96,7 +94,7 @@ def test_the_log_is_appended_to(copy: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("older", [False, True])
-def test_the_log_is_readable_by_its_owner_alone_and_nothing_is_said_of_it(
+def test_the_log_is_readable_by_its_owner_alone_without_a_word(
     platform: Simulator, script: Script, older: bool
 ) -> None:
     path = script("pass", edits={GUARD: f"\nos.umask(0){GUARD}"})
@@ -135,9 +133,7 @@ def test_rotation_bounds_the_size_keeps_the_five_newest_and_others_out(copy: Pat
 # ------------------------------------------------------------------------------------------------------------ its lines
 
 
-def test_at_debug_every_attempt_is_a_line_with_function_attempt_status_duration_and_thread(
-    load: Load, platform: Simulator
-) -> None:
+def test_at_debug_each_attempt_is_a_line_with_function_status_duration_thread(load: Load, platform: Simulator) -> None:
     template = load(platform, WAIT_BEFORE_RETRY=0.01, ERROR_MAX_RETRY=2, LOG_LEVEL=logging.DEBUG)
 
     def main() -> None:
@@ -250,9 +246,7 @@ def test_a_run_goes_on_with_a_full_disk_says_so_once_and_ends_as_it_would(run: R
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a device that is always full")
 @pytest.mark.parametrize("ending", ["", "main_thread_pool.submit(print, 'too late')"])
-def test_results_that_standard_output_could_not_take_are_a_failed_run(
-    script: Script, platform: Simulator, ending: str
-) -> None:
+def test_results_that_stdout_could_not_take_are_a_failed_run(script: Script, platform: Simulator, ending: str) -> None:
     path = script(f"print('a result')\n{ending}")
     done = shell(f"{sys.executable} my_script.py > /dev/full", path.parent, environment_for(platform, **BUFFERED))
     assert done.returncode == 1

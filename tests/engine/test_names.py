@@ -244,9 +244,7 @@ NEEDED, FREE = {"login", "run", "tokens"}, {"tqdm", "logger", "as_completed", "d
 
 
 @pytest.mark.parametrize("name", sorted({*PUBLIC, *FREE} - {"api_call_with_retry"}))  # without it the import fails
-def test_a_name_that_a_script_replaces_is_refused_with_what_to_do_or_changes_no_result(
-    platform: Simulator, small: Run, name: str
-) -> None:
+def test_a_name_that_a_script_replaces_is_refused_or_harmless(platform: Simulator, small: Run, name: str) -> None:
     code = "tokens = {}" if name == "tokens" else SILENT.format(name=name)
     done = small(inserted("EDIT 2", code))
     if is_refusal(done, platform, name):
@@ -267,9 +265,7 @@ def test_a_name_of_the_engine_with_an_underscore_is_refused_wherever_a_script_se
 
 
 @pytest.mark.parametrize("name", sorted({*PUBLIC} - {"tqdm", "logger"}))
-def test_a_name_that_a_script_sets_before_the_engine_and_the_engine_sets_again_is_refused(
-    platform: Simulator, small: Run, name: str
-) -> None:
+def test_a_name_set_before_the_engine_and_again_by_it_is_refused(platform: Simulator, small: Run, name: str) -> None:
     done = small(inserted("EDIT 1", SILENT.format(name=name)))
     assert is_refusal(done, platform, name), done.stderr
 
@@ -307,9 +303,7 @@ VALUES = {"a number": "10", "a function": "lambda *arguments, **options: None"}
 
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
-def test_names_of_python_that_a_script_sets_are_refused_or_change_no_result(
-    platform: Simulator, small: Run, value: str
-) -> None:
+def test_pythons_names_that_a_script_sets_are_refused_or_harmless(platform: Simulator, small: Run, value: str) -> None:
     left = set(ORDINARY.split()) - USED_BY_FUNCTIONS
     for _ in ORDINARY.split():
         platform.control(reset_counts=True)
@@ -325,9 +319,7 @@ def test_names_of_python_that_a_script_sets_are_refused_or_change_no_result(
 
 
 @pytest.mark.parametrize("name", ["bytes", "dict", "id", "list", "max", "print", "str", "type"])
-def test_no_name_of_python_that_a_script_sets_before_the_engine_lets_a_run_hang_or_come_to_another_result(
-    small: Run, name: str
-) -> None:
+def test_none_of_pythons_names_set_before_the_engine_lets_a_run_hang_or_differ(small: Run, name: str) -> None:
     done = small(inserted("EDIT 1", f"{name} = 10"))
     assert done.returncode in (1, 2), done.stderr
     assert done.stdout == "" or done.stdout.startswith(CENTRES)

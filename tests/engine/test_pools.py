@@ -186,9 +186,7 @@ def opened(task: Task, *pools: str) -> Task:
     suppress_health_check=(HealthCheck.function_scoped_fixture,),
 )
 @given(program=PROGRAMS, sizes=st.tuples(st.integers(1, 4), st.integers(1, 4)))
-def test_no_program_deadlocks_and_all_its_results_are_right(
-    template: Any, program: Task, sizes: tuple[int, int]
-) -> None:
+def test_no_program_deadlocks_and_its_results_are_right(template: Any, program: Task, sizes: tuple[int, int]) -> None:
     resize(template, *sizes)
     carried = Program(template)
 
@@ -208,9 +206,7 @@ def test_no_program_deadlocks_and_all_its_results_are_right(
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_two_threads_can_have_a_pool_open_at_once_and_each_waits_for_its_own_tasks_alone(
-    template: Any, name: str
-) -> None:
+def test_two_threads_can_have_a_pool_open_and_each_waits_for_its_own_tasks_alone(template: Any, name: str) -> None:
     pool, slow_may_end, slow_is_open = getattr(template, name), threading.Event(), threading.Event()
 
     def slow() -> bool:
@@ -238,9 +234,7 @@ def test_two_threads_can_have_a_pool_open_at_once_and_each_waits_for_its_own_tas
 
 @pytest.mark.parametrize("name", POOLS)
 @pytest.mark.parametrize("waiting", ["with", "shutdown"])
-def test_the_callbacks_of_its_futures_are_over_when_a_with_or_a_shutdown_has_waited(
-    template: Any, name: str, waiting: str
-) -> None:
+def test_the_callbacks_are_over_when_a_with_or_a_shutdown_has_waited(template: Any, name: str, waiting: str) -> None:
     pool, gate, called = getattr(template, name), threading.Event(), list[int]()
 
     def call_back(future: Future[int]) -> None:

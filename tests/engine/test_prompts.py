@@ -150,9 +150,7 @@ def test_ctrl_d_takes_the_default_too_and_the_next_line_is_a_new_one(path: Path,
 @pytest.mark.parametrize(
     "key", [ENTER, pytest.param(CTRL_D, marks=needs_posix(reason="at a console Ctrl-D is a letter"))]
 )
-def test_no_password_ends_the_run_with_one_line_that_says_what_to_set(
-    path: Path, platform: Simulator, key: str
-) -> None:
+def test_no_password_ends_the_run_with_a_line_that_says_what_to_set(path: Path, platform: Simulator, key: str) -> None:
     talked = talk(path, variables_without(platform, "EB_PASSWORD"), (PASSWORD, key))
     assert talked.code == 2
     assert re.fullmatch(r"\nmy_script: EB_PASSWORD is empty: [^\n]+\n", talked.ending)
@@ -160,7 +158,7 @@ def test_no_password_ends_the_run_with_one_line_that_says_what_to_set(
     assert sum(platform.seen()["requests"].values()) == 0
 
 
-def test_a_wrong_number_of_threads_ends_the_run_with_the_range_before_the_password_is_asked_for(
+def test_a_wrong_number_of_threads_ends_the_run_before_the_password_is_asked_for(
     path: Path, platform: Simulator
 ) -> None:
     talked = talk(path, variables_without(platform, "EB_PASSWORD", "EB_THREADS"), (THREADS, "21" + ENTER))

@@ -71,7 +71,7 @@ def written_forms(password: str) -> list[str]:
 
 
 @pytest.mark.parametrize("crash", CRASHES.values(), ids=CRASHES.keys())
-def test_neither_password_nor_token_is_written_at_debug_with_faults_and_a_crash(
+def test_no_password_or_token_is_written_at_debug_with_faults_and_a_crash(
     platform: Simulator, run: Run, crash: str
 ) -> None:
     platform.control(password=PASSWORD)
@@ -92,9 +92,7 @@ def test_neither_password_nor_token_is_written_at_debug_with_faults_and_a_crash(
     assert "echo attempt 1: ok" in text
 
 
-def test_a_log_call_whose_arguments_do_not_fit_shows_its_place_and_not_its_arguments(
-    platform: Simulator, run: Run
-) -> None:
+def test_a_log_call_whose_arguments_do_not_fit_shows_its_place_and_none_of_them(platform: Simulator, run: Run) -> None:
     finished = run("""
 logging.info("%d", tokens["RC"]["access_token"])
 logging.critical("%s %s", os.environ["EB_PASSWORD"])
@@ -334,9 +332,7 @@ ITEMS: list[tuple[object, str]] = [
 ]
 
 
-def test_of_an_item_that_fails_the_log_has_the_id_in_full_and_nothing_else_and_the_terminal_its_number(
-    run: Run,
-) -> None:
+def test_of_an_item_that_fails_the_log_has_the_id_in_full_and_no_more_and_the_terminal_its_number(run: Run) -> None:
     finished = run(FAILS, ITEMS=json.dumps([item for item, _ in ITEMS]))
     words = f"failed on item 1: LookupError (my_script.py line {line_of(finished.path)})"
     assert re.findall(rf"{re.escape(words)}(.*)\n", finished.log) == [shown for _, shown in ITEMS]

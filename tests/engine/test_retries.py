@@ -225,9 +225,7 @@ def test_a_script_can_read_why_it_was_refused(platform: Simulator, logged_in: Lo
     assert caught.value.response.json() == {"message": "why"}
 
 
-def test_an_empty_answer_to_another_client_is_not_judged_by_a_call_before_it(
-    platform: Simulator, logged_in: Load
-) -> None:
+def test_an_empty_answer_to_another_client_is_not_judged_by_earlier_calls(platform: Simulator, logged_in: Load) -> None:
     module = logged_in(platform)
     platform.control(answer={"statistics": answer(201, b"{}")})
     assert module.get_statistics("any") == {}
@@ -273,9 +271,7 @@ def test_a_retry_after_is_obeyed(platform: Simulator, logged_in: Load, caplog: p
 
 
 @pytest.mark.parametrize("kind", ["429", "503-retry-after"])
-def test_a_retry_after_longer_than_the_cap_is_an_error_that_says_so(
-    platform: Simulator, logged_in: Load, kind: str
-) -> None:
+def test_a_retry_after_beyond_the_cap_is_an_error_that_says_so(platform: Simulator, logged_in: Load, kind: str) -> None:
     module = logged_in(platform, MAX_WAIT_BEFORE_RETRY=0.5)
     platform.control(faults={kind: 1})
     with pytest.raises(httpx.HTTPStatusError) as caught:
@@ -371,9 +367,7 @@ def test_a_creation_that_found_no_listener_is_repeated(platform: Simulator, logg
 
 
 @pytest.mark.parametrize("status", [401, 404, 503])
-def test_a_creation_is_not_repeated_when_a_later_call_of_the_same_function_fails(
-    platform: Simulator, logged_in: Load, status: int
-) -> None:
+def test_a_creation_is_not_repeated_when_a_later_call_fails(platform: Simulator, logged_in: Load, status: int) -> None:
     module = logged_in(platform, ERROR_MAX_RETRY=ATTEMPTS)
     platform.control(answer={"statistics": answer(status)})
 

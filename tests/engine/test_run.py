@@ -162,9 +162,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("todo", FAILURES.values(), ids=FAILURES)
-def test_the_closing_line_names_the_last_line_of_the_script_on_the_way_and_the_log_has_one_traceback(
-    run: Run, todo: str
-) -> None:
+def test_the_closing_line_names_the_scripts_last_line_and_the_log_has_one_traceback(run: Run, todo: str) -> None:
     done = run(todo)
     assert done.returncode == 1
     hint = r"(; python3 tests/check_platform\.py [^;]+)?"
@@ -195,7 +193,7 @@ def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: P
     ],
     ids=["with an error", "without one"],
 )
-def test_sys_exit_in_a_thread_of_the_scripts_own_fails_the_run_if_it_tells_an_error(
+def test_sys_exit_with_an_error_in_a_thread_of_its_own_fails_the_run(
     run: Run, leaving: str, code: int, words: str
 ) -> None:
     todo = f"""

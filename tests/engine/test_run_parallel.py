@@ -92,7 +92,7 @@ def test_200_000_items_take_no_more_memory_than_a_thousand(run: Run) -> None:
     assert grown * 1024 < 5_000_000
 
 
-def test_the_first_failure_cancels_the_rest_is_raised_and_its_item_is_in_the_log(
+def test_the_first_failure_is_raised_cancels_the_rest_and_is_logged(
     template: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     items, taken = Endless(), list[Any]()
@@ -123,9 +123,7 @@ def test_a_failure_waits_for_nobody_and_what_is_queued_never_starts(template: An
     assert max(started) < 3, "item 0 holds one thread, item 2 the other"
 
 
-def test_with_return_exceptions_the_exception_takes_the_place_of_the_result(
-    template: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_with_return_exceptions_the_exception_is_the_result(template: Any, caplog: pytest.LogCaptureFixture) -> None:
     results = dict(template.run_parallel(broken_on(30), range(100), return_exceptions=True))
     error = results.pop(30)
     assert isinstance(error, ValueError)

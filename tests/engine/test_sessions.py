@@ -82,9 +82,7 @@ def test_all_tokens_expire_at_once_in_60_threads(platform: Simulator, logged_in:
     assert seen["logins"] == LOGGED_IN_ONCE
 
 
-def test_a_token_may_expire_again_and_again_while_all_that_a_service_says_is_404(
-    platform: Simulator, logged_in: Load
-) -> None:
+def test_a_token_may_expire_repeatedly_while_a_service_says_only_404(platform: Simulator, logged_in: Load) -> None:
     module = logged_in(platform)
     for _ in range(5):
         platform.control(expire="GDD")
@@ -106,7 +104,7 @@ def test_a_token_may_expire_again_and_again_while_all_that_a_service_says_is_404
         pytest.param({"slow_refresh": 10, "expire": "RC"}, 3, id="refresh answered too late"),
     ],
 )
-def test_60_threads_log_in_again_once(
+def test_60_threads_log_in_once(
     platform: Simulator, logged_in: Load, disturbance: dict[str, Any], timeout: float
 ) -> None:
     module = logged_in(platform, API_TIMEOUT=timeout)
@@ -119,9 +117,7 @@ def test_60_threads_log_in_again_once(
     assert seen["refresh_tokens_reused"] == 0
 
 
-def test_60_threads_log_in_again_once_when_the_renewed_token_is_refused_too(
-    platform: Simulator, logged_in: Load
-) -> None:
+def test_60_threads_log_in_once_when_the_renewed_token_is_refused_too(platform: Simulator, logged_in: Load) -> None:
     module = logged_in(platform)
     call_60_at_a_time(module, module.echo, lambda: platform.control(refuse_access="RC"))
     assert platform.seen()["refreshes"]["accepted"] >= 1
@@ -152,7 +148,7 @@ def test_a_refused_login_is_said_in_one_line_and_never_repeated(platform: Simula
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
-def test_a_service_that_refuses_the_user_is_named_in_one_line_and_not_asked_again(
+def test_a_service_that_refuses_the_user_is_named_and_not_asked_again(
     platform: Simulator, run: Run, status: int
 ) -> None:
     platform.control(answer={"config_token": answer(status)})
@@ -166,7 +162,7 @@ def test_a_service_that_refuses_the_user_is_named_in_one_line_and_not_asked_agai
     assert platform.seen()["logins"] == LOGGED_IN_ONCE
 
 
-def test_a_password_changed_in_mid_run_stops_60_threads_with_one_error_and_one_login(
+def test_a_password_changed_in_mid_run_stops_60_threads_by_one_error_and_login(
     platform: Simulator, script: Script
 ) -> None:
     todo = """
@@ -253,9 +249,7 @@ def test_a_login_because_of_one_service_leaves_another_its_own(platform: Simulat
     assert platform.seen()["logins"] == {"accepted": 3, "refused": 0}
 
 
-def test_a_login_by_hand_is_told_of_a_web_page_at_once_also_the_second_time(
-    platform: Simulator, logged_in: Load
-) -> None:
+def test_a_second_login_by_hand_is_told_of_a_web_page_at_once(platform: Simulator, logged_in: Load) -> None:
     module = logged_in(platform)
     platform.control(answer={"login": answer(403, b"<html>", "text/html")})
     with pytest.raises(module.LoginError, match="answered by a web page"):
@@ -291,9 +285,7 @@ def test_an_interrupted_refresh_is_not_sent_again(platform: Simulator, logged_in
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
 
-def test_a_new_login_whose_token_is_refused_ends_the_run_with_one_error_and_no_storm(
-    platform: Simulator, script: Script
-) -> None:
+def test_a_new_login_whose_token_is_refused_ends_the_run_without_a_storm(platform: Simulator, script: Script) -> None:
     useless = answer(200, json.dumps({"access_token": "useless", "refresh_token": "useless"}).encode())
     path = script(OWN_CALLS + ENDLESS, MAX_THREADS=60)
     finished = run_and_disturb(path, platform, answer={"config_token": useless}, revoke_refresh=True)
@@ -312,9 +304,7 @@ def test_an_outage_that_outlasts_the_attempts_is_one_error_that_names_the_call(p
     assert platform.seen()["requests"]["login"] == 3
 
 
-def test_a_401_that_concerns_one_resource_is_raised_while_60_threads_go_on(
-    platform: Simulator, logged_in: Load
-) -> None:
+def test_a_401_for_one_resource_is_raised_while_60_threads_go_on(platform: Simulator, logged_in: Load) -> None:
     module = logged_in(platform)
     platform.control(answer={"record_by_patient": answer(401)})
 
@@ -330,9 +320,7 @@ def test_a_401_that_concerns_one_resource_is_raised_while_60_threads_go_on(
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
 
-def test_a_401_that_concerns_one_resource_is_raised_to_a_script_without_threads(
-    platform: Simulator, logged_in: Load
-) -> None:
+def test_a_401_for_one_resource_is_raised_to_a_script_without_threads(platform: Simulator, logged_in: Load) -> None:
     module = logged_in(platform)
     module.echo(0)
     platform.control(answer={"record_by_patient": answer(401)})
@@ -345,7 +333,7 @@ def test_a_401_that_concerns_one_resource_is_raised_to_a_script_without_threads(
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_decorated_functions_that_call_each_other_do_not_multiply_renewals(
+def test_functions_that_call_each_other_do_not_multiply_renewals(
     platform: Simulator, logged_in: Load, depth: int
 ) -> None:
     module = logged_in(platform)
@@ -364,9 +352,7 @@ def test_decorated_functions_that_call_each_other_do_not_multiply_renewals(
     assert 1 < platform.seen()["requests"]["statistics"] <= 10
 
 
-def test_a_call_of_iam_that_is_always_refused_is_raised_after_a_bounded_number_of_logins(
-    platform: Simulator, logged_in: Load
-) -> None:
+def test_a_call_of_iam_that_is_always_refused_is_raised_after_few_logins(platform: Simulator, logged_in: Load) -> None:
     module = logged_in(platform)
     platform.control(restart=True)
     module.echo(1)  # a new login: the token of IAM is accepted
@@ -382,7 +368,7 @@ def test_a_call_of_iam_that_is_always_refused_is_raised_after_a_bounded_number_o
     assert 1 < platform.seen()["logins"]["accepted"] <= 10
 
 
-def test_one_may_log_in_again_after_the_run_was_stopped(
+def test_one_may_log_in_after_the_run_stopped(
     platform: Simulator, logged_in: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = logged_in(platform)
@@ -547,9 +533,7 @@ def test_a_service_that_is_down_for_longer_than_api_timeout_and_then_refuses_is_
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
 
-def test_a_session_that_is_lost_before_its_new_tokens_worked_is_opened_again(
-    platform: Simulator, logged_in: Load
-) -> None:
+def test_a_session_lost_before_its_new_tokens_worked_is_opened_again(platform: Simulator, logged_in: Load) -> None:
     module = logged_in(platform, ERROR_MAX_RETRY=1000, MAX_WAIT_BEFORE_RETRY=0.05, _NEW_TOKEN_SECONDS=0.01)
     platform.control(restart=True)
     assert module.echo(1) == 1, "by a new login"

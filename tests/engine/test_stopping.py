@@ -412,16 +412,12 @@ STANDS = {
 
 @sent_by_kill
 @pytest.mark.parametrize("name", STANDS)
-def test_a_signal_that_the_main_thread_does_not_hear_ends_the_run_all_the_same(
-    held: Simulator, start: Starting, name: str
-) -> None:
+def test_a_signal_that_the_main_thread_does_not_hear_ends_the_run(held: Simulator, start: Starting, name: str) -> None:
     check_stopped(start(STANDS[name], on=held, edits=raising(signal.SIGINT), **SHORT), signal.SIGINT)
 
 
 @sent_by_kill
-def test_a_signal_that_the_main_thread_does_not_hear_ends_a_login_that_is_held(
-    held: Simulator, start: Starting
-) -> None:
+def test_a_signal_that_the_main_thread_does_not_hear_ends_a_held_login(held: Simulator, start: Starting) -> None:
     held.control(latency=60)
     check_stopped(start("pass", on=held, edits=raising(signal.SIGINT, within="post"), **SHORT), signal.SIGINT)
 
@@ -597,9 +593,7 @@ def test_a_login_while_a_run_is_ending_does_not_undo_its_end(
 
 
 @needs_posix(reason="on Windows pytest-timeout has a thread in this process, for which the run would wait")
-def test_run_gives_the_signals_back_and_can_be_called_again_after_a_ctrl_c(
-    load: Load, platform: Simulator, wakeup: None
-) -> None:
+def test_run_gives_the_signals_back_and_works_again_after_ctrl_c(load: Load, platform: Simulator, wakeup: None) -> None:
     template = load(platform)
     before, inside = signals_of_the_process(), list[Any]()
 

@@ -110,9 +110,7 @@ def test_durations_are_those_of_the_attempts(simulator: Start, run: Run) -> None
     assert rows["get_statistics"]["failures"] == 1, "a 404 is a failure, and is timed too"
 
 
-def test_a_failed_run_has_its_table_and_a_later_run_in_the_same_process_starts_at_nothing(
-    load: Load, platform: Simulator
-) -> None:
+def test_a_failed_run_has_its_table_and_a_later_one_in_its_process_starts_anew(load: Load, platform: Simulator) -> None:
     template = load(platform, ERROR_MAX_RETRY=3, WAIT_BEFORE_RETRY=0.001)
 
     def main() -> None:
@@ -217,9 +215,7 @@ def test_a_task_that_fails_is_not_the_failure_of_a_run_if(run: Run, todo: str) -
     assert (done.returncode, "my_script: done; 3 calls in " in done.stderr) == (0, True), done.stderr
 
 
-def test_the_closing_line_tells_the_numbers_of_retries_and_failures_if_there_are_any(
-    run: Run, platform: Simulator
-) -> None:
+def test_the_closing_line_tells_the_retries_and_failures_if_there_are_any(run: Run, platform: Simulator) -> None:
     platform.control(answer={"echo": answer(503), "statistics": answer(404)})
     todo = """
     for _, error in run_parallel(lambda call: call(1), [echo, echo, get_statistics], return_exceptions=True):

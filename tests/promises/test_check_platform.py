@@ -176,9 +176,7 @@ def test_a_difference_is_told_with_its_lines_and_apply_alone_makes_check_and_stu
     assert_study_runs(path, platform)
 
 
-def test_without_apply_the_code_to_write_is_shown_and_the_script_stays_as_it_is(
-    simulator: Start, script: Script
-) -> None:
+def test_without_apply_the_code_to_write_is_shown_and_the_script_stays(simulator: Start, script: Script) -> None:
     platform, path = simulator("--dialect", "total-missing"), script(STUDY)
     before = path.read_bytes()
     output = checked(1, path, platform, path.parent)
@@ -211,9 +209,7 @@ def test_a_path_that_has_moved_is_named_with_its_entry(simulator: Start, script:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_the_template_met_by_a_dialect_gets_all_or_says_to_run_the_check(
-    dialect: str, simulator: Start, run: Run
-) -> None:
+def test_the_template_met_by_a_dialect_gets_all_or_names_the_check(dialect: str, simulator: Start, run: Run) -> None:
     capped = () if dialect == "pages-cut" else ("--dialect", "pages-capped")  # else one page is enough for a centre
     platform = simulator("--dialect", dialect, *capped)
     done = run(STUDY, on=platform, ERROR_MAX_RETRY=3, WAIT_BEFORE_RETRY=0.5)
@@ -224,9 +220,7 @@ def test_the_template_met_by_a_dialect_gets_all_or_says_to_run_the_check(
         assert HINT in done.stderr + done.log or "IAM login: refused with HTTP 404" in done.stderr
 
 
-def test_endpoints_that_the_user_has_added_are_tried_if_they_are_read_without_parameters(
-    platform: Simulator, script: Script
-) -> None:
+def test_endpoints_that_were_added_are_tried_if_they_take_no_parameters(platform: Simulator, script: Script) -> None:
     path = script(OWN_FUNCTIONS, edits={"MICROSERVICES: dict[str, dict[str, Any]] = {\n": OWN_SERVICE})
     output = checked(0, path, platform, path.parent)
     assert "ok LAB centres: 2xx with JSON HTTP 200" in plain(output)
@@ -307,7 +301,7 @@ def test_an_address_where_nobody_answers_is_named_with_the_variable(platform: Si
 
 
 @needs_posix(reason="pseudo-terminals are POSIX")
-def test_what_the_environment_does_not_say_is_asked_for_and_the_password_is_not_shown(
+def test_what_the_environment_lacks_is_asked_for_and_the_password_is_not_shown(
     simulator: Start, tmp_path: Path
 ) -> None:
     pexpect = pytest.importorskip("pexpect")

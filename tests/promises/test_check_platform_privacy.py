@@ -111,7 +111,7 @@ def said(script: Script, answer: Callable[[httpx.Request], httpx.Response]) -> t
 
 @given(data=st.data())
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), phases=WITHOUT_SHRINKING)
-def test_no_value_credential_or_token_is_in_the_output_whatever_the_platform_sends(
+def test_no_value_credential_or_token_is_printed_whatever_the_platform_sends(
     data: st.DataObject, script: Script
 ) -> None:
     usual = {end: data.draw(body, label=end) for end, body in plausible.items()}

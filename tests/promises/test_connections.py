@@ -46,9 +46,7 @@ def test_after_a_call_of_the_main_thread_no_connection_is_kept(platform: Simulat
     assert template.echo(2) == 2, "a new one is made"
 
 
-def test_after_a_call_of_a_thread_of_the_script_s_own_no_connection_is_kept(
-    platform: Simulator, logged_in: Load
-) -> None:
+def test_after_a_call_of_a_thread_of_its_own_no_connection_is_kept(platform: Simulator, logged_in: Load) -> None:
     template, over = logged_in(platform, **IDLE), threading.Event()
 
     def call_and_wait() -> None:
@@ -83,9 +81,7 @@ def test_while_tasks_wait_for_something_else_no_connection_is_kept(platform: Sim
     assert [future.result() for future in futures] == list(range(20))
 
 
-def test_calls_come_through_whole_while_idle_connections_are_closed_beside_them(
-    platform: Simulator, logged_in: Load
-) -> None:
+def test_calls_come_through_whole_while_idle_connections_are_closed(platform: Simulator, logged_in: Load) -> None:
     template = logged_in(platform, **IDLE)
 
     def call_now_and_then(number: int) -> list[int]:

@@ -111,9 +111,7 @@ def test_the_pool_with_a_bar_and_as_completed_gives_every_result(template: Any, 
         assert in_order(counts) == in_order(map(study.statistics, centres))
 
 
-def test_an_error_drops_what_is_queued_is_raised_at_once_and_leaves_the_pool_usable(
-    template: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_error_is_raised_at_once_and_leaves_the_pool_usable(template: Any, caplog: pytest.LogCaptureFixture) -> None:
     written_by_the_author(template, POOL_WITH_BAR)
     threads = template.main_thread_pool.size
     started, ended, released = [], [], threading.Event()
@@ -201,9 +199,7 @@ def test_a_service_of_the_authors_own_needs_an_entry_and_a_function(run: Run, pl
     assert platform.seen()["configurations"] == {"accepted": 3, "refused": 0}
 
 
-def test_run_works_again_in_the_same_process_after_success_failure_and_exit(
-    script: Script, platform: Simulator
-) -> None:
+def test_run_works_again_in_a_process_after_success_failure_and_exit(script: Script, platform: Simulator) -> None:
     code = """
         import sys
         import my_script

@@ -57,9 +57,7 @@ def test_an_at_sign_in_the_password_of_a_proxy_is_its_own_or_is_refused_but_neve
 @pytest.mark.parametrize(
     ("service", "login"), [("IAM", "benutzer:Geheim42@"), ("IAM", "benutzer@"), ("GDD", ":Geheim42@")]
 )
-def test_user_and_password_inside_an_address_are_refused_and_not_shown(
-    without_platform: Run, service: str, login: str
-) -> None:
+def test_a_login_inside_an_address_is_refused_and_not_shown(without_platform: Run, service: str, login: str) -> None:
     done = without_platform(**{f"EB_{service}_URL": f"https://{login}{service.lower()}.hospital.test"})
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"my_script: [^\n]*\bEB_{service}_URL\b[^\n]*\n", done.stderr), done.stderr
@@ -162,9 +160,7 @@ NOT_PRIVATE = r"(?m)^[^\n]*my_script\.log\b[^\n]*\b(private|as it is)\b"
 
 
 @posix
-def test_a_log_that_is_a_link_to_a_device_is_written_and_the_device_stays_as_it_is(
-    platform: Simulator, script: Script
-) -> None:
+def test_a_log_that_is_a_link_to_a_device_is_written_and_leaves_it_alone(platform: Simulator, script: Script) -> None:
     path = script("logging.info('into the device')")
     master, device = os.openpty()
     before = os.fstat(device).st_mode
@@ -199,9 +195,7 @@ def test_a_log_that_is_a_pipe_is_written_as_it_is(platform: Simulator, script: S
 
 
 @posix
-def test_a_log_that_is_a_pipe_without_a_reader_holds_nothing_up_and_is_said(
-    platform: Simulator, script: Script
-) -> None:
+def test_a_pipe_without_a_reader_as_log_holds_nothing_up_and_is_said(platform: Simulator, script: Script) -> None:
     path = script("print(len(get_all_organizations()))")
     os.mkfifo(path.with_suffix(".log"))
     done = run_script(path, platform)
@@ -211,9 +205,7 @@ def test_a_log_that_is_a_pipe_without_a_reader_holds_nothing_up_and_is_said(
 
 @posix
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
-def test_a_log_that_belongs_to_somebody_else_is_written_and_stays_as_open_as_it_was(
-    platform: Simulator, script: Script
-) -> None:
+def test_a_log_of_somebody_elses_is_written_and_stays_as_open_as_it_was(platform: Simulator, script: Script) -> None:
     path = script("logging.info('into the file')")
     log = path.with_suffix(".log")
     log.write_text("from before\n", encoding="utf-8")
@@ -235,9 +227,7 @@ os.chmod = os.fchmod = refuse
 
 
 @posix
-def test_where_chmod_is_refused_the_log_is_written_and_it_is_said_that_others_may_read_it(
-    platform: Simulator, script: Script
-) -> None:
+def test_where_chmod_is_refused_it_is_said_that_others_may_read_the_log(platform: Simulator, script: Script) -> None:
     before = "\ndef main() -> None:"
     path = script("logging.info('into the file')", edits={before: f"\n{REFUSE_CHMOD}\n{before}"})
     path.with_suffix(".log").touch(mode=0o644)

@@ -97,9 +97,7 @@ def test_a_function_that_forgets_raise_for_status_has_its_token_renewed(platform
     assert platform.seen()["refreshes"] == {"accepted": 1, "refused": 0}
 
 
-def test_a_creation_that_forgets_raise_for_status_is_not_repeated_after_500(
-    platform: Simulator, forgetful: Any
-) -> None:
+def test_a_creation_that_forgets_raise_for_status_is_made_once(platform: Simulator, forgetful: Any) -> None:
     platform.control(answer={"create": answer(500)})
     with pytest.raises(forgetful.httpx.HTTPStatusError, match="500"):
         forgetful.create_row()
@@ -241,7 +239,7 @@ read_once = pytest.mark.parametrize("make", READ_ONCE.values(), ids=READ_ONCE.ke
 
 
 @read_once
-def test_an_argument_that_can_be_read_only_once_is_refused_with_the_fix(
+def test_what_can_be_read_only_once_is_refused_with_the_fix(
     template: Any, tmp_path: Path, make: Callable[[Path], Any]
 ) -> None:
     @template.api_call_with_retry("RC")
@@ -346,9 +344,7 @@ def test_what_only_looks_like_a_missing_id_is_an_id(load: Load, value: Any) -> N
 # ------------------------------------------------------------------------------------------------ A worklist that grows
 
 
-def test_what_is_appended_to_a_worklist_while_it_is_worked_off_is_done_too(
-    platform: Simulator, logged_in: Load
-) -> None:
+def test_what_is_appended_to_a_worklist_meanwhile_is_done_too(platform: Simulator, logged_in: Load) -> None:
     template = logged_in(platform)
     todo, done = [0], list[int]()
     for number, result in template.run_parallel(template.echo, todo):
@@ -379,7 +375,7 @@ functions = pytest.mark.parametrize("function", ["export", "export_in_parts"])
 
 
 @functions
-def test_an_answer_of_several_gzip_members_comes_whole_or_not_at_all(
+def test_an_answer_in_several_gzip_members_comes_whole_or_not(
     platform: Simulator, forgetful: Any, function: str
 ) -> None:
     members = b"".join(map(gzip.compress, PARTS))

@@ -149,9 +149,7 @@ UNHEARD = {
 
 
 @pytest.mark.parametrize("todo", UNHEARD.values(), ids=UNHEARD.keys())
-def test_an_error_that_python_only_prints_is_logged_and_makes_the_exit_code_1_and_shows_no_patient(
-    run: Run, todo: str
-) -> None:
+def test_an_error_that_python_only_prints_is_logged_fails_the_run_and_shows_no_patient(run: Run, todo: str) -> None:
     done = run(todo)
     assert done.returncode == 1
     assert re.search("failed: .*, the first of 2 such failures; ", done.stderr.splitlines()[-1])
@@ -171,9 +169,7 @@ def test_an_error_that_python_only_prints_is_logged_and_makes_the_exit_code_1_an
     ids=["another log", "no logger of a library", "a log of the engine"],
 )
 @pytest.mark.parametrize("error", ["raise KeyError", 'sys.exit("a column is missing")'])
-def test_a_callback_that_fails_makes_the_exit_code_1_whatever_the_script_does_with_log_and_result(
-    run: Run, setting: str, error: str
-) -> None:
+def test_a_callback_that_fails_fails_the_run_whatever_the_script_logs(run: Run, setting: str, error: str) -> None:
     todo = f"""
     {setting}
 

@@ -90,9 +90,7 @@ def test_no_cookie_of_a_redirect_is_sent_back(platform: Simulator, logged_in: Lo
 
 
 @pytest.mark.parametrize("status", [403, 503])
-def test_a_refusal_that_says_when_to_come_back_is_tried_again(
-    platform: Simulator, logged_in: Load, status: int
-) -> None:
+def test_a_refusal_that_says_when_to_come_back_is_retried(platform: Simulator, logged_in: Load, status: int) -> None:
     template = logged_in(platform)
     platform.control(answer={"echo": answer(status, retry_after="1", times=1)})
     assert template.echo(1) == 1

@@ -154,9 +154,7 @@ def test_an_unattended_run_that_fails_has_the_exit_code_of_the_script(unattended
 
 
 @posix
-def test_an_unattended_run_is_refused_while_another_one_is_at_work(
-    unattended: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_an_unattended_run_is_refused_while_another_is_at_work(unattended: Callable[..., Any], tmp_path: Path) -> None:
     with subprocess.Popen(["flock", str(tmp_path / "my_script.py.lock"), "cat"], stdin=subprocess.PIPE) as holder:
         wait_until(lambda: is_locked(tmp_path / "my_script.py.lock"))
         done = unattended("print('at work')")

@@ -174,9 +174,7 @@ def test_a_script_that_says_nothing_of_itself_is_a_script_all_the_same(source: s
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="-S still knows there whose environment it runs in")
-def test_an_interpreter_without_the_packages_is_replaced_and_the_other_one_named(
-    script: Script, tmp_path: Path
-) -> None:
+def test_an_interpreter_without_the_packages_is_replaced_by_one_that_is_named(script: Script, tmp_path: Path) -> None:
     other = sandbox(tmp_path, script("print(1)"), flags=("-S",))  # -S: no installed packages
     assert other.stdout == "1\n", other.stderr
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -207,7 +205,7 @@ print(response.status_code, response.json())
 
 
 @pytest.mark.parametrize("variable", ["EB_LAB_URL", "HOSPITAL_LAB"])
-def test_a_service_of_the_scripts_own_gets_a_session_and_a_sentence_for_all_else(
+def test_a_service_of_its_own_gets_a_session_and_else_a_sentence(
     variable: str, with_lab: Script, tmp_path: Path
 ) -> None:
     done = sandbox(tmp_path, with_lab(ASK_LAB, address=f"os.environ[{variable!r}]"))
@@ -234,9 +232,7 @@ def with_file(folder: Path, text: str, name: str = "results.json") -> str:
     return name
 
 
-def test_an_endpoint_of_the_scripts_own_answers_with_the_file_that_is_named_for_it(
-    with_lab: Script, tmp_path: Path
-) -> None:
+def test_an_endpoint_of_the_scripts_own_answers_with_the_file_named_for_it(with_lab: Script, tmp_path: Path) -> None:
     file = with_file(tmp_path, RESULTS)
     done = sandbox(tmp_path, f"--answer=results={file}", with_lab(FETCH_RESULTS))
     wanted = {"values": [1.5, None], "unité": "mmol/L"}
@@ -245,9 +241,7 @@ def test_an_endpoint_of_the_scripts_own_answers_with_the_file_that_is_named_for_
     assert "no such endpoint" not in done.stderr
 
 
-def test_an_answer_of_the_scripts_own_takes_the_place_of_a_simulated_one_and_of_no_other(
-    script: Script, tmp_path: Path
-) -> None:
+def test_an_answer_of_the_scripts_own_replaces_a_simulated_one_and_no_other(script: Script, tmp_path: Path) -> None:
     file = with_file(tmp_path, '[{"id": "1", "name": "mine"}]')
     path = script(
         """
@@ -280,9 +274,7 @@ def test_a_platform_that_stays_answers_with_the_file_as_well(
         ("sites=sites.json", "my_script.py has no endpoint 'sites' in MICROSERVICES"),
     ],
 )
-def test_an_answer_that_cannot_be_given_is_refused_in_one_line(
-    answer: str, problem: str, with_lab: Script, tmp_path: Path
-) -> None:
+def test_an_answer_that_cannot_be_given_is_refused(answer: str, problem: str, with_lab: Script, tmp_path: Path) -> None:
     with_file(tmp_path, "<html>")
     with_file(tmp_path, "[]", "sites.json")
     done = sandbox(tmp_path, f"--answer={answer}", with_lab("print('never here')"))
@@ -314,9 +306,7 @@ def test_a_call_is_for_those_who_have_a_token_of_its_service(with_lab: Script, t
     assert done.stdout == "401\n200\n401\n", done.stderr
 
 
-def test_an_unknown_path_of_a_known_service_is_told_apart_from_what_is_not_found(
-    script: Script, tmp_path: Path
-) -> None:
+def test_an_unknown_path_of_a_service_is_told_apart_from_what_is_not_found(script: Script, tmp_path: Path) -> None:
     path = script(
         """
         for path in ("api/records", "api/records/byPatient?patient=nobody"):

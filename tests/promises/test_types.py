@@ -53,9 +53,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize(("checker", "system"), [("mypy", "linux"), ("mypy", "win32"), ("pyright", "Linux")])
-def test_an_editor_knows_each_result_and_finds_each_mistake_and_no_other(
-    checker: str, system: str, tmp_path: Path
-) -> None:
+def test_an_editor_knows_each_result_and_finds_the_mistakes_alone(checker: str, system: str, tmp_path: Path) -> None:
     engine = TEMPLATE.read_text(encoding="utf-8").split("\nif __name__ ==")[0]
     lines = [*(f"reveal_type({expression})" for expression in RESULTS), *MISTAKES]
     source = engine + AUTHOR + "\n".join(lines) + "\n"

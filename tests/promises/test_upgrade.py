@@ -160,9 +160,7 @@ def download(tmp_path: Path) -> Written:
 
 
 @pytest.mark.parametrize("version", ["1.3.0", "2.0.0", "2.2.0"])
-def test_a_copy_with_edits_everywhere_gets_the_engine_keeps_the_rest_and_runs_in_the_sandbox(
-    version: str, copies: Copies
-) -> None:
+def test_a_copy_with_edits_everywhere_gets_the_engine_keeps_the_rest_and_runs(version: str, copies: Copies) -> None:
     old, done, script = copies(version)
     assert (done.returncode, done.stderr) == (0, "")
     text = script.read_text(encoding="utf-8")

@@ -115,7 +115,7 @@ def test_nothing_is_asked_where_nul_stands_for_the_terminal(
 
 
 @buffered_or_not
-def test_progress_goes_to_the_log_where_nul_stands_for_the_terminal(
+def test_progress_goes_to_the_log_where_nul_is_the_terminal(
     unbuffered: str, script: Script, platform: Simulator
 ) -> None:
     path = script("for _ in run_parallel(time.sleep, [0.5]):\n    pass", _LOG_EVERY=0)

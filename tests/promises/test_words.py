@@ -84,9 +84,7 @@ def test_why_a_call_was_refused_stands_in_the_log_and_nowhere_else_whoever_hears
     assert WHY not in done.stdout + done.stderr
 
 
-def test_of_a_long_refusal_the_first_500_characters_stand_in_the_log_without_line_breaks_or_tokens(
-    platform: Simulator, run: Run
-) -> None:
+def test_of_a_long_refusal_500_characters_stand_in_the_log_without_line_breaks(platform: Simulator, run: Run) -> None:
     numbers = "".join(f"<{number}>\r\n" for number in range(1000))
     platform.control(answer={"statistics": answer(400, numbers.encode(), "text/plain")})
     log = run("get_statistics('any')").log
@@ -174,7 +172,7 @@ def test_a_redirect_to_the_same_path_with_a_slash_shows_no_id(platform: Simulato
 
 @pytest.mark.parametrize("status", [200, 403])
 @pytest.mark.parametrize("endpoint", ["login", "config_token"])
-def test_a_web_page_in_the_place_of_a_login_is_called_one(
+def test_a_web_page_in_place_of_a_login_is_called_one(
     platform: Simulator, run: Run, endpoint: str, status: int
 ) -> None:
     platform.control(answer={endpoint: web_page(status)})
@@ -194,9 +192,7 @@ print(len(get_all_organizations()))
 
 @pytest.mark.parametrize("status", [200, 403])
 @pytest.mark.parametrize("endpoint", ["login", "config_token"])
-def test_a_web_page_at_a_renewal_is_waited_for_to_go_away(
-    platform: Simulator, run: Run, endpoint: str, status: int
-) -> None:
+def test_a_web_page_at_a_renewal_is_waited_out(platform: Simulator, run: Run, endpoint: str, status: int) -> None:
     six_times = {endpoint: {**web_page(status), "times": 6}}
     page = f"PAGE = {{'answer': {six_times}, 'reset_counts': True}}\n"
     done = run(page + RENEW, WAIT_BEFORE_RETRY=0.01, MAX_WAIT_BEFORE_RETRY=0.05)
@@ -292,9 +288,7 @@ def test_a_number_in_the_place_of_a_text_is_a_sentence(platform: Simulator, run:
 
 
 @on_posix
-def test_while_all_wait_before_a_retry_the_bar_says_how_many_and_until_when(
-    platform: Simulator, script: Script
-) -> None:
+def test_while_all_wait_for_a_retry_the_bar_says_how_many_and_how_long(platform: Simulator, script: Script) -> None:
     platform.control(answer={"statistics": answer(503, retry_after="50")})
     path = script("list(run_parallel(get_statistics, ['a', 'b', 'c'], desc='Centres'))")
     variables = environment_for(platform, EB_THREADS="3")
