@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from helpers import (
+    NO_STREAMS,
     OWN_CALLS,
     OWN_IMPORTS,
     TEMPLATE,
@@ -155,15 +156,20 @@ def script(tmp_path: Path) -> Script:
 def run(script: Script, platform: Simulator) -> Run:
     """Run such a copy: `run("print(1)", edits={"old": "new"}, MAX_THREADS=60, EB_THREADS="60")`.
 
-    Constants, which are numbers, and variables, which are texts, go by keyword; `on` is another platform, or none.
+    Constants, which are numbers, and variables, which are texts, go by keyword; `on` is another platform, or none;
+    `streams` and `redirect` are as for `run_script`.
     """
 
     def run_copy(
-        todo: str, *, edits: dict[str, str] | None = None, on: Simulator | None = platform, **settings: float | str
+        todo: str,
+        edits: dict[str, str] | None = None,
+        on: Simulator | None = platform,
+        streams: Mapping[str, int] = NO_STREAMS,
+        **settings: float | str,
     ) -> Ran:
         variables = {name: value for name, value in settings.items() if isinstance(value, str)}
         constants = {name: value for name, value in settings.items() if not isinstance(value, str)}
-        return run_script(script(todo, edits=edits, **constants), on, **variables)
+        return run_script(script(todo, edits=edits, **constants), on, streams, **variables)
 
     return run_copy
 

@@ -4,12 +4,13 @@ import base64
 import functools
 import os
 import re
+import shlex
 import shutil
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ Start = Callable[..., Simulator]
 Load = Callable[..., Any]
 Script = Callable[..., Path]
 Run = Callable[..., "Ran"]
+NO_STREAMS: Mapping[str, int] = {}
 
 
 def release(module: Any) -> None:
@@ -94,18 +96,13 @@ def environment_for(platform: Simulator | None, **variables: str) -> dict[str, s
 
 
 def finished_in(
-    folder: Path, command: list[str], environment: dict[str, str], stdin: str = ""
+    folder: Path, command: list[str], environment: dict[str, str], text: str = "", **streams: int
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in a folder without a terminal; its output and exit code."""
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        input=stdin,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=WATCHDOG,
-    )
+    """Run a command in a folder without a terminal, with a text on standard input; its output and exit code."""
+    given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    if "stdin" not in given:
+        given["input"] = text
+    return subprocess.run(command, cwd=folder, env=environment, encoding="utf-8", timeout=WATCHDOG, **given)
 
 
 @dataclass(frozen=True)
@@ -127,9 +124,18 @@ class Ran:
         return self.stdout + self.stderr + self.log
 
 
-def run_script(path: Path, platform: Simulator | None, **variables: str) -> Ran:
-    """Run a script in its folder."""
-    done = finished_in(path.parent, [sys.executable, str(path)], environment_for(platform, **variables))
+def run_script(
+    path: Path,
+    platform: Simulator | None,
+    streams: Mapping[str, int] = NO_STREAMS,
+    redirect: str = "",
+    **variables: str,
+) -> Ran:
+    """Run a script in its folder, with other `streams` than pipes, or by a shell that has them in its `redirect`."""
+    command = [sys.executable, str(path)]
+    if redirect:
+        command = ["/bin/sh", "-c", f"exec {shlex.join(command)} {redirect}"]
+    done = finished_in(path.parent, command, environment_for(platform, **variables), **streams)
     return Ran(path, done.returncode, done.stdout, done.stderr)
 
 
@@ -195,6 +201,15 @@ def untrusted() -> httpx.ConnectError:
     error.__cause__ = OSError()  # httpcore's own exception, from which it takes the cause, but not the context
     error.__cause__.__context__ = ssl.SSLCertVerificationError(1, reason)
     return error
+
+
+def on_terminal(folder: Path, arguments: str, environment: dict[str, str], size: tuple[int, int] = (24, 200)) -> Any:
+    """Start Python in a folder on a pseudo-terminal of so many rows and columns, by pexpect."""
+    import pexpect  # not on Windows
+
+    command = f"exec {shlex.quote(sys.executable)} {arguments}"
+    there: dict[str, Any] = {"cwd": folder, "env": environment, "encoding": "utf-8", "dimensions": size}
+    return pexpect.spawn("/bin/sh", ["-c", command], timeout=WATCHDOG, **there)
 
 
 def shell(command: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ from helpers import (
     environment_for,
     log_of,
     needs_posix,
-    shell,
+    on_terminal,
     wait_until,
 )
 from server import Simulator
@@ -61,11 +61,8 @@ class Screen:
         self._screen = pyte.Screen(columns, 24)
         self._screen.set_mode(pyte.modes.LNM)
         self._stream = pyte.Stream(self._screen)
-        command = f"exec {sys.executable} {path.name} {redirect}"
         variables = environment_for(platform, EB_THREADS="3")
-        self._child = pexpect.spawn(
-            "/bin/sh", ["-c", command], cwd=path.parent, env=variables, encoding="utf-8", dimensions=(24, columns)
-        )
+        self._child = on_terminal(path.parent, f"{path.name} {redirect}", variables, (24, columns))
 
     def __enter__(self) -> Screen:
         return self
@@ -246,9 +243,8 @@ def test_without_a_terminal_no_control_code_is_written_and_a_short_run_logs_no_p
     done = run(TASKS_WITH_BARS.replace("while not", "while False and not") + LOOP + "print('result')")
     assert done.stdout == "result\n"
     assert re.fullmatch("my_script: done; .*\n", done.stderr)
-    log = done.log
-    assert not CONTROL_CODE.search(done.stdout + done.stderr + log)
-    assert "task 1" not in log
+    assert not CONTROL_CODE.search(done.stdout + done.stderr + done.log)
+    assert "task 1" not in done.log
 
 
 @pytest.mark.parametrize(
@@ -269,9 +265,8 @@ def test_without_a_terminal_progress_goes_to_the_log_now_and_then(run: Run, item
     done = run(todo, _LOG_EVERY=0.2)
     assert done.returncode == 0
     assert re.fullmatch("my_script: done; .*\n", done.stderr)
-    log = done.log
-    assert not CONTROL_CODE.search(log)
-    lines = [line for line in log.splitlines() if " all " in line]
+    assert not CONTROL_CODE.search(done.log)
+    lines = [line for line in done.log.splitlines() if " all " in line]
     assert len(lines) >= 2
     assert all(re.search(rf" INFO +MainThread +{progress}", line) for line in lines), lines
 
@@ -300,9 +295,8 @@ with tqdm.get_lock():  # as a bar does while it writes its state to the log
 
 
 @needs_posix(reason="a shell closes stderr")
-def test_bars_work_without_any_stderr(script: Script, platform: Simulator) -> None:
-    path = script(LOOP.replace("task", "abs") + "print('result')")
-    done = shell(f"exec {sys.executable} {path.name} 2>&-", path.parent, environment_for(platform))
+def test_bars_work_without_any_stderr(run: Run) -> None:
+    done = run(LOOP.replace("task", "abs") + "print('result')", redirect="2>&-")
     assert (done.returncode, done.stdout, done.stderr) == (0, "result\n", "")
 
 

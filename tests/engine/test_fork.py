@@ -212,7 +212,6 @@ with fork.Pool(2) as children:
 """
     finished = forking(todo)
     assert finished.returncode == 0, finished.stderr
-    log = finished.log
-    assert all(f"   child {number}: " in log for number in range(20))
+    assert all(f"   child {number}: " in finished.log for number in range(20))
     secrets = [platform.options.password, *platform.tokens()]
-    assert [secret for secret in secrets if secret in log + finished.stderr] == []
+    assert [secret for secret in secrets if secret in finished.log + finished.stderr] == []

@@ -5,29 +5,23 @@ import logging
 import os
 import re
 import stat
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import (
     TEMPLATE,
-    WATCHDOG,
     Load,
     Run,
     Script,
     answer,
-    environment_for,
     line_of,
     log_of,
     needs_posix,
     python,
     ran,
     run_script,
-    shell,
 )
 from server import Simulator
 
@@ -182,12 +176,11 @@ def test_no_message_can_forge_a_line_of_the_log_or_of_the_terminal(run: Run, pla
         edits={GUARD: f"\nlogging.basicConfig(stream=io.StringIO()){GUARD}"},
     )
     assert done.returncode == 1
-    log = done.log
-    assert "Aménorrhée, 3 µg/L: innocent\\r\\n2026" in log
-    lines = re.split(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", log.rstrip("\n"))
+    assert "Aménorrhée, 3 µg/L: innocent\\r\\n2026" in done.log
+    lines = re.split(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", done.log.rstrip("\n"))
     assert [line for line in lines if not LOG_LINE.fullmatch(line)] == []
     assert [line for line in lines if line.startswith("2026-01-01")] == []
-    assert "\x1b" not in log + done.stderr
+    assert "\x1b" not in done.log + done.stderr
     assert all(line.startswith(("innocent", "Amén", "my_script", "failed on")) for line in done.stderr.splitlines())
 
 
@@ -246,56 +239,39 @@ def test_a_run_goes_on_with_a_full_disk_says_so_once_and_ends_as_it_would(run: R
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a device that is always full")
 @pytest.mark.parametrize("ending", ["", "main_thread_pool.submit(print, 'too late')"])
-def test_results_that_stdout_could_not_take_are_a_failed_run(script: Script, platform: Simulator, ending: str) -> None:
-    path = script(f"print('a result')\n{ending}")
-    done = shell(f"{sys.executable} my_script.py > /dev/full", path.parent, environment_for(platform, **BUFFERED))
+def test_results_that_stdout_could_not_take_are_a_failed_run(run: Run, ending: str) -> None:
+    done = run(f"print('a result')\n{ending}", redirect="> /dev/full", **BUFFERED)
     assert done.returncode == 1
     [closing] = done.stderr.splitlines()
     assert closing.startswith("my_script: failed: standard output: [Errno 28] ")
-    assert log_of(path).splitlines()[-1].endswith(closing)
+    assert done.log.splitlines()[-1].endswith(closing)
 
 
-@contextmanager
-def full_device() -> Iterator[int]:
-    file = os.open("/dev/full", os.O_WRONLY)
-    yield file
-    os.close(file)
+def full_device() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
 
 
-@contextmanager
-def closed_terminal() -> Iterator[int]:
+def closed_terminal() -> int:
     master, slave = os.openpty()
     os.close(master)
-    yield slave
-    os.close(slave)
+    return slave
 
 
-@contextmanager
-def pipe_without_reader() -> Iterator[int]:
+def pipe_without_reader() -> int:
     reader, writer = os.pipe()
     os.close(reader)
-    yield writer
-    os.close(writer)
+    return writer
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="devices and terminals of Unix")
 @pytest.mark.parametrize(("ending", "code"), [("", 0), ("return 3", 3)])
 @pytest.mark.parametrize("terminal", [full_device, closed_terminal, pipe_without_reader])
 def test_a_run_whose_terminal_is_gone_ends_as_it_would_with_one(
-    script: Script, platform: Simulator, terminal: Callable[[], Any], ending: str, code: int
+    run: Run, terminal: Callable[[], int], ending: str, code: int
 ) -> None:
-    path = script(f"logging.error('unseen')\nprint(len(list(run_parallel(abs, range(9)))))\n{ending}")
-    with terminal() as stderr:
-        done = subprocess.run(
-            [sys.executable, str(path)],
-            cwd=path.parent,
-            env=environment_for(platform, **BUFFERED),  # unbuffered, nothing is left for the end
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            encoding="utf-8",
-            timeout=WATCHDOG,
-        )
+    todo, stderr = f"logging.error('unseen')\nprint(len(list(run_parallel(abs, range(9)))))\n{ending}", terminal()
+    done = run(todo, streams={"stderr": stderr}, **BUFFERED)  # unbuffered, nothing is left for the end
+    os.close(stderr)
     assert (done.returncode, done.stdout) == (code, "9\n")
-    assert "unseen" in log_of(path)
-    assert f"my_script: {'exit 3' if code else 'done'}; 3 calls in " in log_of(path).splitlines()[-1]
+    assert "unseen" in done.log
+    assert f"my_script: {'exit 3' if code else 'done'}; 3 calls in " in done.log.splitlines()[-1]

@@ -7,12 +7,8 @@ from pathlib import Path
 
 import pytest
 from console import Console
-from helpers import WATCHDOG, Run, Script, environment_for, finished_in, log_of, needs_posix, wait_until
+from helpers import WATCHDOG, Run, Script, environment_for, finished_in, log_of, needs_posix, on_terminal, wait_until
 from server import Simulator
-
-if sys.platform != "win32":
-    import pexpect
-
 
 ENTER, CTRL_C, CTRL_D = "\r", "\x03", "\x04"
 DEFAULT_USER = "ziwig-invest2@yopmail.com"
@@ -39,32 +35,23 @@ class Talk:
 
 def talk(path: Path, variables: dict[str, str], *answers: tuple[str, str], **files: str) -> Talk:
     """Start a script on a terminal and give each answer once its question is there; `stdout="out.csv"` redirects."""
-    talk_there = at_console if sys.platform == "win32" else on_terminal
+    talk_there = at_console if sys.platform == "win32" else at_terminal
     shown, ending, code, echo = talk_there(path, variables, answers, files)
     return Talk(code, shown, ending, echo, log_of(path))
 
 
-def on_terminal(
+def at_terminal(
     path: Path, variables: dict[str, str], answers: tuple[tuple[str, str], ...], files: dict[str, str]
 ) -> tuple[str, str, int, bool]:
     """Talk on a pseudo-terminal."""
     redirect = " ".join(f"{DESCRIPTORS[name]}> {file}" for name, file in files.items())
-    child = pexpect.spawn(
-        "/bin/sh",
-        ["-c", f"exec {sys.executable} {path.name} {redirect}"],
-        cwd=path.parent,
-        env=variables,
-        encoding="utf-8",
-        timeout=WATCHDOG,
-        dimensions=(24, 200),
-    )
+    child = on_terminal(path.parent, f"{path.name} {redirect}", variables)
     shown = ""
     for question, typed in answers:
         child.expect_exact(question)
         shown += child.before + question
         child.send(typed)
-    child.expect(pexpect.EOF)
-    ending = child.before.replace("\r", "")
+    ending = child.read().replace("\r", "")
     echo = child.getecho()
     child.close()
     return shown + ending, ending, child.exitstatus, echo

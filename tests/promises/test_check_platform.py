@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import pytest
 from dialects import DIALECTS
 from helpers import (
     TEMPLATE,
-    WATCHDOG,
     Run,
     Script,
     Start,
@@ -18,6 +18,7 @@ from helpers import (
     environment_for,
     finished_in,
     needs_posix,
+    on_terminal,
     python,
     run_script,
     study_of,
@@ -304,19 +305,18 @@ def test_an_address_where_nobody_answers_is_named_with_the_variable(platform: Si
 def test_what_the_environment_lacks_is_asked_for_and_the_password_is_not_shown(
     simulator: Start, tmp_path: Path
 ) -> None:
-    pexpect = pytest.importorskip("pexpect")
     typed = {"User name [ziwig-invest2@yopmail.com]: ": "jeanne", "Password: ": "Xq7-typed-Zw3"}
     platform = simulator("--user", "jeanne", "--password", "Xq7-typed-Zw3")
     variables = environment_for(platform)
     del variables["EB_USER_NAME"], variables["EB_PASSWORD"]
-    child = pexpect.spawn(sys.executable, [str(CHECK)], cwd=tmp_path, env=variables, encoding="utf-8", timeout=WATCHDOG)
+    child = on_terminal(tmp_path, shlex.quote(str(CHECK)), variables)
     for question, answer in typed.items():
         child.expect_exact(question)
         child.send(f"{answer}\r")
-    child.expect(pexpect.EOF)
+    shown = child.read()
     child.close()
-    assert child.exitstatus == 0, child.before
-    assert "Xq7-typed-Zw3" not in child.before
+    assert child.exitstatus == 0, shown
+    assert "Xq7-typed-Zw3" not in shown
 
 
 def test_a_python_without_httpx_gets_it_from_the_environment_of_the_tests(platform: Simulator, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,6 @@ from typing import Any
 import pytest
 from helpers import (
     TEMPLATE,
-    WATCHDOG,
     Run,
     Script,
     Start,
@@ -23,6 +23,7 @@ from helpers import (
     git,
     git_environment,
     needs_posix,
+    on_terminal,
     python,
     run_script,
     shell,
@@ -171,14 +172,9 @@ def is_locked(file: Path) -> bool:
 
 @posix
 def test_the_picture_of_a_run_is_what_a_terminal_shows(tmp_path: Path) -> None:
-    import pexpect
-
-    command = [str(TOP / "tests" / "sandbox.py")]
-    child = pexpect.spawn(
-        sys.executable, command, cwd=tmp_path, dimensions=(50, 120), encoding="utf-8", timeout=WATCHDOG
-    )
-    child.expect(pexpect.EOF)
-    assert_shown(block("text", PICTURE).removeprefix(PICTURE), child.before)
+    command = shlex.quote(str(TOP / "tests" / "sandbox.py"))
+    child = on_terminal(tmp_path, command, dict(os.environ), (50, 120))
+    assert_shown(block("text", PICTURE).removeprefix(PICTURE), child.read())
 
 
 def test_the_picture_of_a_check_is_what_it_prints(script: Script, platform: Simulator) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from console import Console
-from helpers import WATCHDOG, Run, Script, Start, environment_for, log_of, run_script, wait_until
+from helpers import Run, Script, Start, environment_for, finished_in, log_of, run_script, wait_until
 from server import Simulator
 
 IN_TIME = 40  # seconds; a process that goes on with what it was doing takes 60
@@ -40,10 +40,9 @@ def test_a_script_runs_without_any_standard_stream_as_under_pythonw(
     todo: str, code: int, end: str, script: Script, platform: Simulator
 ) -> None:
     path = script(todo)
-    command = [sys.executable, "-c", PYTHONW, str(path)]
-    done = subprocess.run(command, cwd=path.parent, env=environment_for(platform), timeout=WATCHDOG, check=False)
+    done = finished_in(path.parent, [sys.executable, "-c", PYTHONW, str(path)], environment_for(platform))
     assert done.returncode == code
-    assert end in path.with_suffix(".log").read_text(encoding="utf-8")
+    assert end in log_of(path)
 
 
 def test_a_copy_with_line_ends_of_windows_runs_in_a_folder_with_spaces_and_accents(
@@ -115,20 +114,11 @@ def test_nothing_is_asked_where_nul_stands_for_the_terminal(
 
 
 @buffered_or_not
-def test_progress_goes_to_the_log_where_nul_is_the_terminal(
-    unbuffered: str, script: Script, platform: Simulator
-) -> None:
-    path = script("for _ in run_parallel(time.sleep, [0.5]):\n    pass", _LOG_EVERY=0)
-    done = subprocess.run(
-        [sys.executable, str(path)],
-        cwd=path.parent,
-        env=environment_for(platform, PYTHONUNBUFFERED=unbuffered),
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        timeout=WATCHDOG,
-    )
+def test_progress_goes_to_the_log_where_nul_is_the_terminal(unbuffered: str, run: Run) -> None:
+    todo, nul = "for _ in run_parallel(time.sleep, [0.5]):\n    pass", subprocess.DEVNULL
+    done = run(todo, _LOG_EVERY=0, streams={"stdin": nul, "stderr": nul}, PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 0
-    assert " 0/1 " in log_of(path)
+    assert " 0/1 " in done.log
 
 
 # --------------------------------------------------------------------------------------------------------------- Ctrl-C

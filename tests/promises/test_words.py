@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import httpx
 import pytest
 import trustme
 from helpers import (
-    WATCHDOG,
     Ran,
     Run,
     Script,
@@ -18,12 +16,9 @@ from helpers import (
     answer,
     environment_for,
     needs_posix,
+    on_terminal,
 )
 from server import Simulator
-
-if sys.platform != "win32":
-    import pexpect
-
 
 on_posix = needs_posix(reason="pseudo-terminals are POSIX")
 FIRST_FUNCTION = '\n@api_call_with_retry("RC")\ndef get_all_organizations'
@@ -292,8 +287,8 @@ def test_while_all_wait_for_a_retry_the_bar_says_how_many_and_how_long(platform:
     platform.control(answer={"statistics": answer(503, retry_after="50")})
     path = script("list(run_parallel(get_statistics, ['a', 'b', 'c'], desc='Centres'))")
     variables = environment_for(platform, EB_THREADS="3")
-    child = pexpect.spawn(sys.executable, [path.name], cwd=path.parent, env=variables, encoding="utf-8")  # type: ignore
+    child = on_terminal(path.parent, path.name, variables)
     try:
-        child.expect(r"3 waiting, next in \d+ s", timeout=WATCHDOG)
+        child.expect(r"3 waiting, next in \d+ s")
     finally:
         child.close(force=True)
