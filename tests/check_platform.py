@@ -59,7 +59,6 @@ def main() -> int:
 
 
 def read_command_line() -> argparse.Namespace:
-    """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("script", nargs="?", type=Path, default=TEMPLATE, help="a copy of the template; default: the template itself")

@@ -269,14 +269,12 @@ def study_of(platform: Simulator) -> Study:
 
 
 def all_inclusions(study: Study, centre: str) -> list[dict[str, Any]]:
-    """Every inclusion of a centre."""
     whole = study.inclusions(centre, 1_000_000, 1)
     assert whole is not None
     return list(whole["data"])
 
 
 def patients_of(study: Study) -> list[str]:
-    """The ids of all patients."""
     return [
         inclusion["patientId"]
         for organization in study.organizations
@@ -285,7 +283,6 @@ def patients_of(study: Study) -> list[str]:
 
 
 def a_tube(study: Study) -> str:
-    """A sample tube that occurs in a record."""
     for record in map(study.record, patients_of(study)):
         for visit in (record or {"visits": []})["visits"]:
             for sample in visit.get("samples") or []:

@@ -47,7 +47,6 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def main() -> int:
-    """Do what the command line says and return the exit code."""
     options = parse_options(sandbox_parser())
     if options.stay and options.script:
         stop(f"--stay takes no script: start {options.script[0]} yourself, with the variables that --stay prints")
@@ -59,7 +58,6 @@ def main() -> int:
 
 
 def sandbox_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
     parser = OneLineParser(
         usage="python3 tests/sandbox.py [options] [script [its arguments]]",
         description=__doc__,
@@ -95,7 +93,6 @@ def assignments(variables: dict[str, str], windows: bool) -> Iterator[str]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the script and return its exit code."""
     script = Path(options.script[0] if options.script else TEMPLATE)
     facts = checked_facts(script)
     own = own_options(options, facts, script.name)
@@ -194,7 +191,6 @@ def say(text: str) -> None:
 
 
 def headline(simulator: Simulator) -> str:
-    """Say what is simulated."""
     options = simulator.options
     size = f"{options.centres:,} centres, {options.patients:,} patients"
     if options.failing:
@@ -203,7 +199,6 @@ def headline(simulator: Simulator) -> str:
 
 
 def table(seen: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines that tell what the platform saw."""
     yield "Sandbox: what the platform saw"
     peak = f"at most {seen['peak_concurrency']} at a time, connections: {seen['connections']}"
     yield row("calls", sum(seen["requests"].values()), peak)
@@ -221,7 +216,6 @@ def table(seen: dict[str, Any]) -> Iterator[str]:
 
 
 def row(label: str, count: int, note: str = "") -> str:
-    """Lay out one line of the table."""
     return f"  {label:<24}{count:>10,}  {note}".rstrip()
 
 

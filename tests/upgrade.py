@@ -28,7 +28,6 @@ from upgrading.shipped import NAME, block_of, is_shipped, outdated, plain, stay_
 
 
 def main() -> int:
-    """Do what the command line says and return the exit code."""
     if sys.version_info < (3, 10):  # noqa: UP036 - said to whoever starts this with an older Python
         stop(f"Python 3.10 or newer is needed; {sys.executable} is Python {sys.version_info[0]}.{sys.version_info[1]}")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a pipe that takes few letters
@@ -73,7 +72,6 @@ def upgrade(file: ScriptFile, template: Script) -> None:
 
 
 def print_list(title: str, items: Iterable[str]) -> None:
-    """Print a title and what stands under it, if there is anything."""
     if lines := list(items):
         print("\n  ".join([title, *lines]))
 

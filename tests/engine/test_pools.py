@@ -48,7 +48,6 @@ def resize(template: Any, *sizes: int) -> None:
 
 
 def works(template: Any) -> bool:
-    """Whether both pools still do their work."""
     return all(getattr(template, name).submit(abs, -1).result(WATCHDOG) == 1 for name in POOLS)
 
 

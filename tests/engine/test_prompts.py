@@ -43,7 +43,6 @@ def talk(path: Path, variables: dict[str, str], *answers: tuple[str, str], **fil
 def at_terminal(
     path: Path, variables: dict[str, str], answers: tuple[tuple[str, str], ...], files: dict[str, str]
 ) -> tuple[str, str, int, bool]:
-    """Talk on a pseudo-terminal."""
     redirect = " ".join(f"{DESCRIPTORS[name]}> {file}" for name, file in files.items())
     child = on_terminal(path.parent, f"{path.name} {redirect}", variables)
     shown = ""

@@ -55,5 +55,4 @@ def known(endpoint: str) -> Call:
 
 
 def session_of(app: str) -> str:
-    """The endpoint that opens a session of a service."""
     return "login" if app == "IAM" else "config_token"

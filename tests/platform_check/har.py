@@ -56,7 +56,6 @@ class Call:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What the body has by name."""
         return self.sent if isinstance(self.sent, dict) else {}
 
 
@@ -189,7 +188,6 @@ def started(entry: Any) -> float:
 
 
 def seconds_of(entry: Any) -> float:
-    """How long a call took."""
     time = at(entry, "time")
     return time / 1000 if isinstance(time, (int, float)) and 0 <= time < 1e9 else 0.0
 

@@ -361,7 +361,6 @@ def facts_of(small: tuple[Seen, Seen, Seen], large: Seen, asked: int) -> PageFac
 
 
 def paging(facts: PageFacts, script: Script) -> Sequence[Finding]:
-    """All that the pages of a centre tell."""
     if not facts.page.good:
         return [not_tried(About("RC paging"), described(facts.page))]
     size, whole = page_size(facts, script), total(facts, script)
@@ -404,7 +403,6 @@ def page_ids(this: About, words: str, other: str | None, script: Script) -> Find
 
 
 def first_page(facts: PageFacts, script: Script) -> Finding:
-    """Whether pages are counted as the script counts them."""
     place = script.page()
     shift = re.search(r"- ([0-9]+)$", place.text)
     assumed = 1 - int(shift[1]) if shift else 1
@@ -421,7 +419,6 @@ def first_page(facts: PageFacts, script: Script) -> Finding:
 
 
 def page_size(facts: PageFacts, script: Script) -> Finding:
-    """Whether a page is as large as asked for."""
     place, asked = script.page_size(), facts.asked
     this = about("RC", "page size", f"as requested, {place.number}")
     if not facts.large.good:
@@ -437,7 +434,6 @@ def page_size(facts: PageFacts, script: Script) -> Finding:
 
 
 def total(facts: PageFacts, script: Script) -> Finding:
-    """Whether `total` counts all pages."""
     this, (line, trusted) = about("RC", "total", "counts all pages"), script.total()
     whole, known, anew = facts.whole, facts.known, script.until_empty(facts.capped or 0)
     if whole is None or whole < known:
@@ -450,7 +446,6 @@ def total(facts: PageFacts, script: Script) -> Finding:
 
 
 def total_of(seen: Seen) -> int | None:
-    """The `total` of a page."""
     number = shape.at(seen.body, "total")
     return number if type(number) is int and 0 <= number < 1e9 else None
 
@@ -507,7 +502,6 @@ def rate_of(limited: Sequence[Seen]) -> tuple[int, int, float]:
 
 
 def clock(calls: Sequence[Seen]) -> Finding:
-    """Whether the platform's clock and ours agree."""
     this = about("", "clock", f"within {MUCH_SKEW} s of this machine's")
     skews = [seen.skew for seen in calls if seen.skew is not None and abs(seen.skew) < 1e9]
     if not skews:

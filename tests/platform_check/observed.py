@@ -69,7 +69,6 @@ class Observation:
         yield Finding(About("second session"), "never in a recording: the check without --har finds out", NOT_SEEN)
 
     def address(self, app: str) -> Finding:
-        """The address of a service."""
         this, base = about(app, "address", f"EB_{app}_URL, or the base_url"), self.found.bases.get(app)
         if base is None:
             return not_seen(this, f"open a page of {app}")
@@ -84,7 +83,6 @@ class Observation:
         return differs(this, base, *write(f'"{base}"', place))
 
     def exports(self) -> dict[str, str]:
-        """The variables that set the addresses."""
         found = self.found.bases.items()
         return {f"EB_{app}_URL": base for app, base in found if self.shown(base) == base}
 
@@ -122,7 +120,6 @@ class Observation:
             yield differs(this, f"the browser sends {sent}", "send the fields that the browser sends", line)
 
     def client_id(self, app: str, call: Call) -> Finding:
-        """The client id of a service."""
         this = about(app, "config_token", "the app_id of the script")
         seen = text_of(call.fields.get(client_id_name(call)))
         if not shape.is_client_id(seen) or seen in self.secrets():
@@ -149,7 +146,6 @@ class Observation:
         return next(iter([*full, *good, *self.found.calls.get((app, key), [])]), None)
 
     def place(self, app: str, key: str, call: Call) -> Finding:
-        """Method and path of an endpoint."""
         this = about(app, key if key in TOKEN_CALLS else "data", "method and path", key)
         if (app, key) in self.found.doubts:
             return self.doubtful(this, app, key)
@@ -182,7 +178,6 @@ class Observation:
         return differs(this, seen, *write(f'"{path}"', place))
 
     def data(self, app: str) -> Iterator[Finding]:
-        """Each data endpoint of a service."""
         for key in self.script.data_endpoints(app):
             call = self.best(app, key)
             if call is None:
@@ -206,7 +201,6 @@ class Observation:
         return differs(this, words, *write(f'"{prefix}{path}"', self.script.entry(app, key)))
 
     def asked(self, key: str, call: Call) -> str:
-        """The id that a call asks for."""
         assumed = known(key)
         if assumed.suffix:
             return call.parts[-1]
@@ -232,7 +226,6 @@ class Observation:
         yield differs(this, f"{other} in the {where}", *step)
 
     def bearer(self) -> Finding:
-        """The header that carries the access token."""
         this = About("bearer header", "Authorization: Bearer …", "the platform does not know who is calling")
         header = self.found.bearer()
         if header is None:
@@ -314,13 +307,11 @@ def without_paging(call: Call) -> str:
 
 
 def asked_for(call: Call, kind: str) -> int | None:
-    """The `page` or the `limit` that a call asks for."""
     asked = paging_of(call).get(kind)
     return asked[2] if asked else None
 
 
 def facts_of(calls: Sequence[Call]) -> PageFacts:
-    """What the pages of one centre tell."""
     by_number = {asked_for(call, "page"): call for call in reversed(calls)}
     numbers = sorted(number for number in by_number if number is not None)
     known = {id_of(row) for call in calls for row in call.seen.rows}

@@ -236,7 +236,6 @@ class Check:
         return finding
 
     def data(self, app: str) -> Iterator[Finding]:
-        """Each data endpoint of a service."""
         for key in self.script.data_endpoints(app):
             needed, is_own = known(key).needs, known(key).kind is None
             if needed and not self.ids.get(needed):
@@ -281,7 +280,6 @@ class Check:
         return [tube] if tube else []
 
     def wrong_token(self, app: str) -> Finding:
-        """A data call that works, with a token that cannot."""
         if app not in self.good:
             return not_tried(About(f"{app} wrong token"), "no data endpoint works")
         key, good = self.good[app]
@@ -338,15 +336,12 @@ class Check:
         yield judgements.clock(answered)
 
     def base_url(self, app: str) -> str:
-        """The address of a service."""
         return str(self.script.services[app]["base_url"]).rstrip("/")
 
     def url(self, app: str, key: str) -> str:
-        """The address of an endpoint."""
         return f"{self.base_url(app)}{self.script.services[app]['endpoints'][key]}"
 
     def first_id(self, kind: str) -> str:
-        """The first known id of a kind of thing, "" if there is none."""
         return next(iter(self.ids.get(kind, ())), "")
 
     def request(self, app: str, key: str, token: str | None = None, held: str = "", **changed: Any) -> Seen:

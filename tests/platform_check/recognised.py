@@ -52,15 +52,12 @@ class Recognised:
         return [call for call in self.calls.get((app, key), ()) if call.seen.good]
 
     def of(self, app: str) -> list[Call]:
-        """The calls of a service."""
         return [call for (owner, _), calls in self.calls.items() if owner == app for call in calls]
 
     def used(self) -> set[Call]:
-        """The calls of all services."""
         return {call for calls in self.calls.values() for call in calls}
 
     def token_calls(self) -> list[Call]:
-        """The token calls of all services."""
         return [call for (_, key), calls in self.calls.items() if key in TOKEN_CALLS for call in calls]
 
     def path_of(self, pair: Key) -> str:
@@ -108,7 +105,6 @@ class Recognised:
             self.note_ids(key, self.calls.get(pair, []))
 
     def has_needed_id(self, call: Call, key: str) -> bool:
-        """Whether a call sends an id of what its endpoint needs."""
         needs, suffix = known(key).needs, known(key).suffix
         if suffix:
             return call.parts[-1] in self.ids[needs]
@@ -263,12 +259,10 @@ def without_id(call: Call, key: str) -> str:
 
 
 def ids_in(calls: Iterable[Call], wanted: str) -> set[str]:
-    """The ids of the things in lists that were answered."""
     return {each for call in calls for each in shape.ids_in(call.seen.rows, wanted)}
 
 
 def has_id_of(call: Call, ids: set[str]) -> bool:
-    """Whether a call sends one of these ids."""
     return not ids.isdisjoint(call.parts) or any(value in ids for _, _, value in ids_of(call))
 
 
@@ -311,7 +305,6 @@ def is_page(call: Call) -> bool:
 
 
 def is_counts(call: Call) -> bool:
-    """Whether an answer is an object of numbers."""
     body = call.seen.body
     return isinstance(body, dict) and bool(body) and all(type(value) in (int, float) for value in body.values())
 
@@ -339,7 +332,6 @@ SHAPES: dict[str, Callable[[Call], bool]] = {
 
 
 def is_token_call(call: Call) -> bool:
-    """Whether a call has to do with tokens."""
     return kind_of(call) is not None
 
 

@@ -55,7 +55,6 @@ class PageSize(Place):
     is_default: bool = False  # of the engine: then `text` is the argument behind which another number can be given
 
     def to(self, number: int) -> str:
-        """What to write there for another number."""
         return f"{self.text}, limit={number}" if self.is_default else str(number)
 
 
@@ -103,11 +102,9 @@ class Script:
         return Place(node.lineno, self.text(node), function)
 
     def constant(self, name: str) -> Place:
-        """Where a constant is set."""
         return self.place(self.settings[name]) if name in self.settings else Place()
 
     def named(self, name: str) -> Function | None:
-        """The function of this name."""
         return next((function for function in self.functions if function.name == name), None)
 
     # MICROSERVICES
@@ -171,7 +168,6 @@ class Script:
     # Tokens
 
     def token_answers(self) -> Place:
-        """Where the JSON of a token answer is read."""
         sessions = [node for node in walked(self.tree, ast.ClassDef) if node.name.strip("_") == "Sessions"]
         in_sessions = [node for parent in sessions for node in walked(parent, FUNCTIONS)]
         posting = [each for each in self.functions if calls(each, "post") and not decorated(each)]
@@ -210,7 +206,6 @@ class Script:
         return self.place(keys[0]) if keys else Place()
 
     def page(self) -> Place:
-        """Where the number of a page is sent."""
         for node in walked(self.tree, ast.Dict):
             if value := entries(node).get("page"):
                 return Place(value.lineno, f'"page": {self.text(value)}')
@@ -311,7 +306,6 @@ def walked(node: ast.AST | None, kind: type[N] | tuple[type[N], ...]) -> list[N]
 
 
 def keywords(node: ast.AST | None, name: str) -> list[ast.keyword]:
-    """All keyword arguments of this name in a part of the source."""
     return [each for each in walked(node, ast.keyword) if each.arg == name]
 
 
@@ -321,12 +315,10 @@ def constants(node: ast.AST) -> list[ast.Constant]:
 
 
 def literals(node: ast.AST | None) -> set[Any]:
-    """All literals in a part of the source."""
     return {each.value for each in constants(node)} if node else set()
 
 
 def calls(node: ast.AST | None, method: str) -> list[ast.Call]:
-    """All calls of a method of this name in a part of the source."""
     found = walked(node, ast.Call)
     return [each for each in found if isinstance(each.func, ast.Attribute) and each.func.attr == method]
 

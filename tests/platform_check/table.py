@@ -37,7 +37,6 @@ def changes(findings: Sequence[Finding], script: Script) -> list[str]:
 
 
 def closing(findings: Sequence[Finding]) -> str:
-    """The count of the verdicts."""
     verdicts = Counter(finding.verdict for finding in findings)
     rest = [f"{verdicts[verdict]} {verdict}" for verdict in (NOT_TRIED, NOT_SEEN) if verdicts[verdict]]
     return ", ".join([f"{verdicts[OK]} as assumed", f"{verdicts[DIFFERS]} different", *(rest or ["0 not tried"])])

@@ -126,7 +126,6 @@ def plain(output: str) -> str:
 
 
 def lines_named(output: str, source: str) -> list[str]:
-    """The lines of a script that the check names."""
     lines = source.splitlines()
     return [lines[int(number) - 1] for number in re.findall(r"^my_script.py:(\d+)", output, re.MULTILINE)]
 

@@ -52,7 +52,6 @@ def get_all_inclusions(organization_id):
 
 @pytest.fixture(scope="module")
 def script() -> Script:
-    """The template as it is."""
     return Script(TEMPLATE, TEMPLATE.read_text(encoding="utf-8"), {})
 
 
@@ -70,7 +69,6 @@ def prober_of(*answers: httpx.Response) -> tuple[Prober, list[float]]:
 
 
 def answered(body: Any, status: int = 200, **headers: str) -> Seen:
-    """An answer as it is seen."""
     return Seen(status, body, headers)
 
 
@@ -248,7 +246,6 @@ def test_a_jwt_tells_its_lifetime(token: str, seconds: float | None) -> None:
 
 
 def page(*patients: int, total: int = 3) -> Seen:
-    """A page of inclusions."""
     return answered({"data": [{"patientId": f"p{number}"} for number in patients], "total": total})
 
 
@@ -313,7 +310,6 @@ def limited_to(calls: int, window: int, seconds: float) -> list[Seen]:
 
 
 def threads_of(main: int, subtasks: int) -> Script:
-    """A script with so many threads."""
     text = f"MAX_THREADS = {main}\nSUBTASKS_POOL_SIZE = {subtasks}\n"
     return Script(Path("my_script.py"), text, {}, main, subtasks)
 

@@ -73,7 +73,6 @@ def written_by_the_author(template: Any, code: str) -> None:
 
 
 def in_order(values: Any) -> list[str]:
-    """Results that came in any order, made comparable."""
     return sorted(map(repr, values))
 
 

@@ -43,7 +43,6 @@ WITHOUT_ADDRESSES = dict.fromkeys(ADDRESSES, "")
 
 
 def unpacked(name: str) -> str:
-    """The text of a recording."""
     return gzip.decompress((FOLDER / f"{name}.har.gz").read_bytes()).decode("utf-8")
 
 
@@ -58,7 +57,6 @@ def recorded(name: str, folder: Path, platform: Simulator | None = None) -> Path
 
 
 def changed(name: str, folder: Path, change: Callable[[list[Any]], object]) -> Path:
-    """A recording whose entries were changed."""
     path = recorded(name, folder)
     har = json.loads(path.read_text(encoding="utf-8"))
     change(har["log"]["entries"])

@@ -121,12 +121,10 @@ def entries(draw: st.DrawFn) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def script() -> Script:
-    """The template."""
     return read(TEMPLATE)
 
 
 def said(script: Script, recording: Path) -> str:
-    """All that is printed of a recording."""
     output = io.StringIO()
     calls, passed = har.read(recording)
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):

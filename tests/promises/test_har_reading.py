@@ -43,12 +43,10 @@ def of(entries: Entries, end: str) -> Entries:
 
 
 def drop(end: str) -> Callable[[Entries], object]:
-    """Take away the entries of one path."""
     return lambda entries: [entries.remove(entry) for entry in of(entries, end)]
 
 
 def set_body(entry: Any, body: object) -> None:
-    """Give an answer another body."""
     entry["response"]["content"]["text"] = json.dumps(body)
 
 

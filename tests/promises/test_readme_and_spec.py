@@ -38,7 +38,6 @@ ELSEWHERE = {"nohup", "inf"}  # what the specification names that is not in the 
 
 
 def heading_of(example: CodeExample) -> str:
-    """The heading that a block stands under."""
     above = example.path.read_text(encoding="utf-8").split("\n")[: example.start_line]
     return next(line for line in reversed(above) if re.match("##+ ", line))
 

@@ -166,7 +166,6 @@ def test_an_unattended_run_is_refused_while_another_is_at_work(unattended: Calla
 
 
 def is_locked(file: Path) -> bool:
-    """Whether another process holds the lock of a file."""
     return file.exists() and subprocess.run(["flock", "-n", str(file), "true"]).returncode == 1
 
 

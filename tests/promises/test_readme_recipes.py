@@ -51,7 +51,6 @@ class Recipe:
                 process.kill()
 
     def run(self, *arguments: str, on: Simulator | None = None) -> subprocess.CompletedProcess[str]:
-        """A run to its end."""
         command = [sys.executable, str(self.path), *arguments]
         return finished_in(self.path.parent, command, environment_for(on or self.platform))
 
@@ -75,7 +74,6 @@ def lines_of(batch: Path) -> list[dict[str, Any]]:
 
 
 def table_of(file: Path) -> list[list[str]]:
-    """The rows of a CSV."""
     with file.open(encoding="utf-8-sig", newline="") as lines:
         return list(csv.reader(lines, delimiter=";"))
 

@@ -44,7 +44,6 @@ def sandbox(
 
 
 def names_in(folder: Path) -> set[str]:
-    """The names of what lies in a folder."""
     return {path.name for path in folder.iterdir()}
 
 

@@ -69,7 +69,6 @@ def upgrade(script: Path | str, folder: Path, command: Path = UPGRADE) -> Upgrad
 
 
 def section(output: str, title: str) -> list[str]:
-    """The lines under a title of the output."""
     found = re.search(rf"(?m)^{title}\n((?:  .*\n)+)", output)
     return [line.strip() for line in found[1].splitlines()] if found else []
 
@@ -134,8 +133,6 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Copies:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Written:
-    """Write a script: `copy(text)`."""
-
     def write(text: str) -> Path:
         script = tmp_path / "my_script.py"
         script.write_text(text, encoding="utf-8", newline="")

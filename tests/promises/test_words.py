@@ -33,7 +33,6 @@ def web_page(status: int) -> dict[str, Any]:
 
 
 def closing_line(done: Ran) -> str:
-    """The last line on the terminal."""
     return done.stderr.splitlines()[-1]
 
 

@@ -29,7 +29,6 @@ PLATFORM = ("--centres", "3", "--patients", "60")
 
 
 def main() -> int:
-    """Record; the exit code."""
     from dialects import DIALECTS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,7 +47,6 @@ def main() -> int:
 
 
 def record(dialect: str) -> None:
-    """Record one dialect with each browser."""
     from browsers import Failed, by_chromium, by_firefox
     from server import Simulator
     from web import served

@@ -79,7 +79,6 @@ class Tab:
         self.number = 0
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The answer to a command."""
         self.number += 1
         self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
         while True:

@@ -11,7 +11,6 @@ from state import Platform
 
 
 async def login(platform: Platform, request: Request) -> Response:
-    """Open an IAM session."""
     body = await _body(request)
     conditions = platform.conditions
     accepted = body.get("username") == conditions.user and body.get("password") == conditions.password
@@ -46,12 +45,10 @@ async def refresh_token(service: str, platform: Platform, request: Request) -> R
 
 
 async def organizations(platform: Platform, request: Request) -> Response:
-    """List the centres."""
     return JSONResponse(platform.study.organizations)
 
 
 async def statistics(platform: Platform, request: Request) -> Response:
-    """Count a centre's inclusions."""
     return _found(platform.study.statistics(request.query_params.get("organization", "")), "organization")
 
 
@@ -73,12 +70,10 @@ async def record_by_patient(platform: Platform, request: Request) -> Response:
 
 
 async def surveys(platform: Platform, request: Request) -> Response:
-    """Return a patient's questionnaires."""
     return JSONResponse(platform.study.surveys(str((await _body(request)).get("subject"))))
 
 
 async def request_by_tube(platform: Platform, request: Request) -> Response:
-    """Return the request that a sample tube belongs to."""
     return _found(platform.study.request(request.path_params["tube"]), "tube")
 
 

@@ -30,7 +30,6 @@ class Reset(Response):
     """No answer at all: the connection is reset, as by a crashed process or a firewall."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Drop the connection."""
         transport = transport_of(send)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         transport.abort()
@@ -41,7 +40,6 @@ class Truncated(Response):
     """Half of an answer: fewer bytes than Content-Length promised, then the end of the connection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the first half."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         half = bytes(self.body[: len(self.body) // 2])
         await send({"type": "http.response.body", "body": half, "more_body": True})
@@ -57,7 +55,6 @@ class Twice:
         self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Collect what uvicorn writes, then write it twice."""
         transport, written = transport_of(send), _Written()
         send.__self__.transport = written  # type: ignore[attr-defined]
         await self.answer(scope, receive, send)
@@ -91,7 +88,6 @@ class Trickling(Response):
         self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send one byte, wait, send the next; stop when nobody listens any more."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         gone = asyncio.ensure_future(disconnected(receive))
         for byte in bytes(self.body):
@@ -103,7 +99,6 @@ class Trickling(Response):
 
 
 def error(status: int, message: str, **headers: str) -> Response:
-    """Return the platform's error answer."""
     return JSONResponse({"statusCode": status, "message": message}, status, headers)
 
 

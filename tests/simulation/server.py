@@ -122,7 +122,6 @@ class Simulator:
         self._opener = _direct_opener()
 
     def __enter__(self) -> Simulator:
-        """Start the process and wait until it listens."""
         self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
@@ -151,7 +150,6 @@ class Simulator:
         sys.stderr.write(self._complaints())
 
     def address(self, service: str) -> str:
-        """Return the address of a service."""
         return f"{self.url}/{urllib.parse.quote(service.lower(), safe='')}"
 
     def environment(self, threads: str = THREADS) -> dict[str, str]:
@@ -170,7 +168,6 @@ class Simulator:
         return cast("dict[str, Any]", self._call("seen"))
 
     def tokens(self) -> list[str]:
-        """Return every token that was ever issued."""
         return cast("list[str]", self._call("tokens"))
 
     def control(self, **settings: object) -> None:

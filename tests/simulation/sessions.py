@@ -43,7 +43,6 @@ class Sessions:
         self._refresh: dict[str, Session] = {}  # the spent ones too, to notice when one is used again
 
     def open(self) -> Pair:
-        """Open a session."""
         return self._issue(Session())
 
     def renew(self, refresh_token: str) -> Pair | None:

@@ -61,7 +61,6 @@ class Call:
         self.is_data = endpoint not in ("login", "config_token", "refresh_token", UNKNOWN)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one call."""
         with self.platform.counted(self.service, self.endpoint, transport_of(send)):
             try:
                 response = await self._response(Request(scope, receive))

@@ -98,7 +98,6 @@ class Platform:
 
     @property
     def outage(self) -> bool:
-        """Tell whether the platform is down."""
         return time.monotonic() < self._outage_until
 
     @property
@@ -151,7 +150,6 @@ class Platform:
         return {**counted, "expiries": len(expired), "open_connections": self.open_connections}
 
     def tokens(self) -> list[str]:
-        """Return every token that was ever issued."""
         return [token for each in self.sessions.values() for token in each.issued]
 
     def control(self, settings: dict[str, Any]) -> None:
@@ -180,7 +178,6 @@ class Platform:
         self.rates = checked(rates)
 
     def set_outage(self, seconds: float) -> None:
-        """Be down for a while."""
         self._outage_until = time.monotonic() + seconds
 
     def set_answer(self, answers: dict[str, dict[str, Any] | None]) -> None:
@@ -210,10 +207,8 @@ class Platform:
             self.sessions[service].forget_refresh_tokens()
 
     def set_restart(self, _: object) -> None:
-        """Forget all sessions."""
         for sessions in self.sessions.values():
             sessions.forget()
 
     def set_reset_counts(self, _: object = True) -> None:
-        """Count anew."""
         self.seen = Seen(requests=Counter(dict.fromkeys(self._endpoints, 0)))

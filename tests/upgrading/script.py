@@ -24,7 +24,6 @@ class Script:
         self.tree = parsed(text)
 
     def part(self, lines: Lines) -> str:
-        """The text of some lines."""
         return "\n".join(self.lines[lines[0] - 1 : lines[1]])
 
     def edited(self, edits: Iterable[Edit]) -> Script:
@@ -40,7 +39,6 @@ class Script:
         return "\n".join([*self.lines[: first - 1], *[""] * (last - first + 1), *self.lines[last:]])
 
     def above_engine(self) -> list[ast.stmt]:
-        """The statements above the engine."""
         return [node for node in self.tree.body if node.lineno < self.engine[0]]
 
     def functions(self) -> dict[str, Lines]:
@@ -81,7 +79,6 @@ def version_of(text: str) -> tuple[int, ...]:
 
 
 def dotted(version: tuple[int, ...]) -> str:
-    """A version as it is written."""
     return ".".join(map(str, version))
 
 
