@@ -10,19 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import (
-    TEMPLATE,
-    Load,
-    Run,
-    Script,
-    answer,
-    line_of,
-    log_of,
-    needs_posix,
-    python,
-    ran,
-    run_script,
-)
+from helpers import TEMPLATE, Load, Run, Script, answer, line_of, log_of, needs_posix, python, ran, run_script
 from server import Simulator
 
 GUARD = "\n\nif __name__ =="

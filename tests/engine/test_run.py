@@ -8,18 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import (
-    Load,
-    Run,
-    Start,
-    all_inclusions,
-    line_of,
-    needs_posix,
-    python,
-    ran,
-    run_script,
-    study_of,
-)
+from helpers import Load, Run, Start, all_inclusions, line_of, needs_posix, python, ran, run_script, study_of
 from server import Simulator
 
 WATCHED_IMPORT = """

@@ -8,16 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import trustme
-from helpers import (
-    Ran,
-    Run,
-    Script,
-    Start,
-    answer,
-    environment_for,
-    needs_posix,
-    on_terminal,
-)
+from helpers import Ran, Run, Script, Start, answer, environment_for, needs_posix, on_terminal
 from server import Simulator
 
 on_posix = needs_posix(reason="pseudo-terminals are POSIX")
