@@ -127,6 +127,12 @@ def logged_in(load: Load, monkeypatch: pytest.MonkeyPatch) -> Load:
 
 
 @pytest.fixture
+def module(platform: Simulator, logged_in: Load) -> Any:
+    """The template, logged in with 60 threads, with `OWN_CALLS`."""
+    return logged_in(platform)
+
+
+@pytest.fixture
 def script(tmp_path: Path) -> Script:
     """Make a copy of the template as a user would: `script("print(1)", edits={"old": "new"}, name="my_script.py")`.
 

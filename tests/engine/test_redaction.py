@@ -6,6 +6,7 @@ import re
 import sys
 import time
 import urllib.parse
+from typing import Any
 
 import httpx
 import pytest
@@ -201,10 +202,9 @@ raise ValueError(text)
 
 
 def test_many_renewals_make_no_more_work_for_a_line_and_unmask_no_token_that_is_still_in_use(
-    platform: Simulator, logged_in: Load, capfd: pytest.CaptureFixture[str]
+    platform: Simulator, module: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    template = logged_in(platform)
-    handler = template._Terminal()
+    handler = module._Terminal()
     record = logging.makeLogRecord({"msg": "a line"})
 
     def work() -> int:
@@ -217,7 +217,7 @@ def test_many_renewals_make_no_more_work_for_a_line_and_unmask_no_token_that_is_
     def renew(times: int) -> None:
         for _ in range(times):
             platform.control(expire="RC")
-            template.echo(1)
+            module.echo(1)
 
     renew(250)  # more than are remembered, for each brings two tokens
     work()  # the first time, patterns are compiled
@@ -225,9 +225,9 @@ def test_many_renewals_make_no_more_work_for_a_line_and_unmask_no_token_that_is_
     renew(100)
     assert work() <= before + 10
     assert capfd.readouterr().err == "a line\n" * 3
-    template._say(f"{template.tokens} {platform.options.password}")
+    module._say(f"{module.tokens} {platform.options.password}")
     text = capfd.readouterr().err
-    in_use = [session[key] for session in template.tokens.values() for key in ("access_token", "refresh_token")]
+    in_use = [session[key] for session in module.tokens.values() for key in ("access_token", "refresh_token")]
     assert [secret for secret in [*in_use, platform.options.password] if secret in text] == []
 
 

@@ -225,8 +225,7 @@ def test_a_script_can_read_why_it_was_refused(platform: Simulator, logged_in: Lo
     assert caught.value.response.json() == {"message": "why"}
 
 
-def test_an_empty_answer_to_another_client_is_not_judged_by_earlier_calls(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_an_empty_answer_to_another_client_is_not_judged_by_earlier_calls(platform: Simulator, module: Any) -> None:
     platform.control(answer={"statistics": answer(201, b"{}")})
     assert module.get_statistics("any") == {}
     answers = iter([httpx.Response(200, content=b""), httpx.Response(200, content=b"7")])
@@ -239,8 +238,7 @@ def test_an_empty_answer_to_another_client_is_not_judged_by_earlier_calls(platfo
     assert by_another_client() == 7
 
 
-def test_json_of_another_kind_than_promised_is_raised_at_once(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_json_of_another_kind_than_promised_is_raised_at_once(platform: Simulator, module: Any) -> None:
     platform.control(answer={"organizations": answer(200, b'{"error": "none"}')})
     with pytest.raises(TypeError, match=r"RC organizations: the response is a dict, not a list; .*check_platform\.py"):
         module.get_all_organizations()
@@ -319,8 +317,7 @@ def test_the_attempt_that_is_the_last_has_a_line_in_the_log_too(
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"429", "slow"}))
-def test_a_creation_that_met_a_fault_is_not_repeated(platform: Simulator, logged_in: Load, kind: str) -> None:
-    module = logged_in(platform)
+def test_a_creation_that_met_a_fault_is_not_repeated(platform: Simulator, module: Any, kind: str) -> None:
     platform.control(faults={kind: 1})
     with pytest.raises((httpx.HTTPError, json.JSONDecodeError)):
         module.create("one")
@@ -329,8 +326,7 @@ def test_a_creation_that_met_a_fault_is_not_repeated(platform: Simulator, logged
     assert seen["creations"].get("one", 0) == (kind in ("reset-after", "truncated", "html", "bad-gzip"))
 
 
-def test_a_creation_whose_answer_came_too_late_is_not_repeated(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_a_creation_whose_answer_came_too_late_is_not_repeated(platform: Simulator, module: Any) -> None:
     module.API_TIMEOUT = 0.5
     platform.control(faults={"slow": 1}, slow=2)
     with pytest.raises(httpx.ReadTimeout):

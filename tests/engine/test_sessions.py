@@ -72,8 +72,7 @@ def test_60_threads_renew_each_expired_token_once_and_lose_no_call(simulator: St
     assert sum(row["renewals"] for row in summary_of(finished.log).values()) == seen["expiries"]
 
 
-def test_all_tokens_expire_at_once_in_60_threads(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_all_tokens_expire_at_once_in_60_threads(platform: Simulator, module: Any) -> None:
     exec(BOTH_SERVICES, vars(module))
     call_60_at_a_time(module, module.both, lambda: platform.control(expire="all"))
     seen = platform.seen()
@@ -82,8 +81,7 @@ def test_all_tokens_expire_at_once_in_60_threads(platform: Simulator, logged_in:
     assert seen["logins"] == LOGGED_IN_ONCE
 
 
-def test_a_token_may_expire_repeatedly_while_a_service_says_only_404(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_a_token_may_expire_repeatedly_while_a_service_says_only_404(platform: Simulator, module: Any) -> None:
     for _ in range(5):
         platform.control(expire="GDD")
         with pytest.raises(httpx.HTTPStatusError, match="404"):
@@ -117,16 +115,14 @@ def test_60_threads_log_in_once(
     assert seen["refresh_tokens_reused"] == 0
 
 
-def test_60_threads_log_in_once_when_the_renewed_token_is_refused_too(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_60_threads_log_in_once_when_the_renewed_token_is_refused_too(platform: Simulator, module: Any) -> None:
     call_60_at_a_time(module, module.echo, lambda: platform.control(refuse_access="RC"))
     assert platform.seen()["refreshes"]["accepted"] >= 1
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
 
 @pytest.mark.parametrize("status", [400, 401, 408, 429, 500, 503])
-def test_a_refresh_that_failed_is_never_sent_twice(platform: Simulator, logged_in: Load, status: int) -> None:
-    module = logged_in(platform)
+def test_a_refresh_that_failed_is_never_sent_twice(platform: Simulator, module: Any, status: int) -> None:
     platform.control(expire="RC", answer={"refresh_token": answer(status)})
     assert module.echo(1) == 1
     assert platform.seen()["requests"]["refresh_token"] == 1
@@ -199,8 +195,7 @@ def test_a_call_that_never_accepts_a_token_is_one_error_after_one_new_login(plat
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
 
-def test_a_script_that_goes_on_after_failures_makes_no_storm_of_logins(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_a_script_that_goes_on_after_failures_makes_no_storm_of_logins(platform: Simulator, module: Any) -> None:
     platform.control(answer={"echo": answer(401)})
     outcomes = dict(module.run_parallel(module.echo, range(600), return_exceptions=True))
     assert {str(outcome) for outcome in outcomes.values()} == {IN_VAIN}
@@ -210,8 +205,7 @@ def test_a_script_that_goes_on_after_failures_makes_no_storm_of_logins(platform:
     assert module.echo(1) == 1
 
 
-def test_a_token_may_expire_while_all_that_a_service_says_is_401(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_a_token_may_expire_while_all_that_a_service_says_is_401(platform: Simulator, module: Any) -> None:
     platform.control(answer={"record_by_patient": answer(401)})
     with pytest.raises(httpx.HTTPStatusError, match=REFUSED):
         module.get_record_by_patient("forbidden")
@@ -221,8 +215,7 @@ def test_a_token_may_expire_while_all_that_a_service_says_is_401(platform: Simul
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
 
-def test_what_is_no_answer_does_not_count_as_an_accepted_token(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_what_is_no_answer_does_not_count_as_an_accepted_token(platform: Simulator, module: Any) -> None:
     platform.control(answer={"record_by_patient": answer(401)})
 
     @module.api_call_with_retry("RC")
@@ -237,8 +230,7 @@ def test_what_is_no_answer_does_not_count_as_an_accepted_token(platform: Simulat
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
 
-def test_a_login_because_of_one_service_leaves_another_its_own(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_a_login_because_of_one_service_leaves_another_its_own(platform: Simulator, module: Any) -> None:
     tube = module.get_request_by_tube
     platform.control(answer={"record_by_patient": answer(401)})
     with pytest.raises(httpx.HTTPStatusError, match=REFUSED):
@@ -249,16 +241,14 @@ def test_a_login_because_of_one_service_leaves_another_its_own(platform: Simulat
     assert platform.seen()["logins"] == {"accepted": 3, "refused": 0}
 
 
-def test_a_second_login_by_hand_is_told_of_a_web_page_at_once(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_a_second_login_by_hand_is_told_of_a_web_page_at_once(platform: Simulator, module: Any) -> None:
     platform.control(answer={"login": answer(403, b"<html>", "text/html")})
     with pytest.raises(module.LoginError, match="answered by a web page"):
         module.login()
     assert platform.seen()["requests"]["login"] == 2
 
 
-def test_a_login_as_somebody_else_that_fails_leaves_nobodys_session(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_a_login_as_somebody_else_that_fails_leaves_nobodys_session(platform: Simulator, module: Any) -> None:
     platform.control(answer={"config_token": answer(403)})
     with pytest.raises(module.LoginError, match="may not use RC"):
         module.login()
@@ -267,8 +257,7 @@ def test_a_login_as_somebody_else_that_fails_leaves_nobodys_session(platform: Si
 
 
 @needs_posix(reason="a POSIX signal to a thread")
-def test_an_interrupted_refresh_is_not_sent_again(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_an_interrupted_refresh_is_not_sent_again(platform: Simulator, module: Any) -> None:
     platform.control(expire="RC", slow_refresh=60)
 
     def interrupt() -> None:
@@ -304,8 +293,7 @@ def test_an_outage_that_outlasts_the_attempts_is_one_error_that_names_the_call(p
     assert platform.seen()["requests"]["login"] == 3
 
 
-def test_a_401_for_one_resource_is_raised_while_60_threads_go_on(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_a_401_for_one_resource_is_raised_while_60_threads_go_on(platform: Simulator, module: Any) -> None:
     platform.control(answer={"record_by_patient": answer(401)})
 
     def call(number: int) -> Any:
@@ -320,8 +308,7 @@ def test_a_401_for_one_resource_is_raised_while_60_threads_go_on(platform: Simul
     assert platform.seen()["logins"] == LOGGED_IN_AGAIN
 
 
-def test_a_401_for_one_resource_is_raised_to_a_script_without_threads(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_a_401_for_one_resource_is_raised_to_a_script_without_threads(platform: Simulator, module: Any) -> None:
     module.echo(0)
     platform.control(answer={"record_by_patient": answer(401)})
     for number in range(5):
@@ -333,10 +320,7 @@ def test_a_401_for_one_resource_is_raised_to_a_script_without_threads(platform: 
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_functions_that_call_each_other_do_not_multiply_renewals(
-    platform: Simulator, logged_in: Load, depth: int
-) -> None:
-    module = logged_in(platform)
+def test_functions_that_call_each_other_do_not_multiply_renewals(platform: Simulator, module: Any, depth: int) -> None:
     platform.control(answer={"statistics": answer(401)})
 
     def statistics() -> None:
@@ -352,8 +336,7 @@ def test_functions_that_call_each_other_do_not_multiply_renewals(
     assert 1 < platform.seen()["requests"]["statistics"] <= 10
 
 
-def test_a_call_of_iam_that_is_always_refused_is_raised_after_few_logins(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_a_call_of_iam_that_is_always_refused_is_raised_after_few_logins(platform: Simulator, module: Any) -> None:
     platform.control(restart=True)
     module.echo(1)  # a new login: the token of IAM is accepted
 
@@ -369,9 +352,8 @@ def test_a_call_of_iam_that_is_always_refused_is_raised_after_few_logins(platfor
 
 
 def test_one_may_log_in_after_the_run_stopped(
-    platform: Simulator, logged_in: Load, monkeypatch: pytest.MonkeyPatch
+    platform: Simulator, module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = logged_in(platform)
     platform.control(password="changed", restart=True)
     for _ in range(2):
         with pytest.raises(module.RunStopped, match="IAM login: refused with HTTP 401"):
@@ -382,8 +364,7 @@ def test_one_may_log_in_after_the_run_stopped(
     assert module.echo(1) == 1
 
 
-def test_refusals_before_another_login_do_not_count_after_it(platform: Simulator, logged_in: Load) -> None:
-    module = logged_in(platform)
+def test_refusals_before_another_login_do_not_count_after_it(platform: Simulator, module: Any) -> None:
     platform.control(answer={"echo": answer(401)})
     with pytest.raises(httpx.HTTPStatusError, match=REFUSED):
         module.echo(1)
@@ -548,9 +529,8 @@ def test_a_session_lost_before_its_new_tokens_worked_is_opened_again(platform: S
     assert platform.seen()["logins"] == LOGGED_IN_ONCE
 
 
-def test_a_token_that_runs_out_unused_after_a_new_login_is_renewed(platform: Simulator, logged_in: Load) -> None:
+def test_a_token_that_runs_out_unused_after_a_new_login_is_renewed(platform: Simulator, module: Any) -> None:
     """The new login was RC's doing, and gave GDD tokens, too; its calls are as good as any."""
-    module = logged_in(platform)
     exec(BOTH_SERVICES, vars(module))
     platform.control(revoke_refresh=True)
     assert module.echo(1) == 1

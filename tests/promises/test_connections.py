@@ -123,12 +123,11 @@ def test_subtasks_have_no_more_connections_than_both_pools_have_threads(simulato
     assert platform.seen()["peak_connections"] <= 4 + 6 + 1, "the main thread has made a call, too"
 
 
-def test_connections_that_the_platform_closes_are_not_kept_in_memory(platform: Simulator, logged_in: Load) -> None:
-    template = logged_in(platform)
+def test_connections_that_the_platform_closes_are_not_kept_in_memory(platform: Simulator, module: Any) -> None:
     platform.control(answer={"echo": answer(200, b'{"n": 1}', connection="close")})
     before = sockets_in_memory()
     for _ in range(50):
-        template.echo(1)
+        module.echo(1)
     assert sockets_in_memory() - before < 5
 
 

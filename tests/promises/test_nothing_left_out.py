@@ -344,10 +344,9 @@ def test_what_only_looks_like_a_missing_id_is_an_id(load: Load, value: Any) -> N
 # ------------------------------------------------------------------------------------------------ A worklist that grows
 
 
-def test_what_is_appended_to_a_worklist_meanwhile_is_done_too(platform: Simulator, logged_in: Load) -> None:
-    template = logged_in(platform)
+def test_what_is_appended_to_a_worklist_meanwhile_is_done_too(module: Any) -> None:
     todo, done = [0], list[int]()
-    for number, result in template.run_parallel(template.echo, todo):
+    for number, result in module.run_parallel(module.echo, todo):
         assert number == result
         done.append(number)
         if number < 200:

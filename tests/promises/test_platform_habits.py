@@ -27,10 +27,9 @@ def test_60_threads_wait_for_their_first_token_to_be_known(platform: Simulator, 
     assert platform.seen()["logins"]["accepted"] <= 2
 
 
-def test_60_threads_wait_for_a_renewed_token_to_be_known(platform: Simulator, logged_in: Load) -> None:
-    template = logged_in(platform)
+def test_60_threads_wait_for_a_renewed_token_to_be_known(platform: Simulator, module: Any) -> None:
     platform.control(settling={"IAM": SECONDS, "RC": SECONDS, "GDD": SECONDS}, expire="RC")
-    assert dict(template.run_parallel(template.echo, range(200))) == {number: number for number in range(200)}
+    assert dict(module.run_parallel(module.echo, range(200))) == {number: number for number in range(200)}
     assert platform.seen()["logins"]["accepted"] <= 2
     assert platform.seen()["refresh_tokens_reused"] == 0
 
@@ -38,11 +37,10 @@ def test_60_threads_wait_for_a_renewed_token_to_be_known(platform: Simulator, lo
 # --------------------------------------------------------------------------------------------------------- 401 for good
 
 
-def test_items_that_are_refused_for_good_cost_three_logins_at_most(platform: Simulator, logged_in: Load) -> None:
-    template = logged_in(platform)
+def test_items_that_are_refused_for_good_cost_three_logins_at_most(platform: Simulator, module: Any) -> None:
     denied = range(0, 600, 10)
     platform.control(denied=[str(number) for number in denied], latency=0.02)
-    results = dict(template.run_parallel(template.echo, range(600), return_exceptions=True))
+    results = dict(module.run_parallel(module.echo, range(600), return_exceptions=True))
     refused = {number: result for number, result in results.items() if isinstance(result, Exception)}
     assert sorted(refused) == list(denied)
     assert {result.response.status_code for result in refused.values()} == {401}
@@ -51,15 +49,14 @@ def test_items_that_are_refused_for_good_cost_three_logins_at_most(platform: Sim
     assert platform.seen()["logins"]["accepted"] <= 1 + 3
 
 
-def test_an_expired_token_is_renewed_while_items_are_refused_for_good(platform: Simulator, logged_in: Load) -> None:
-    template = logged_in(platform)
+def test_an_expired_token_is_renewed_while_items_are_refused_for_good(platform: Simulator, module: Any) -> None:
     platform.control(denied=["0"])
     for _ in range(3):
-        with pytest.raises(template.httpx.HTTPStatusError, match="401"):
-            template.echo(0)
-        assert template.echo(1) == 1
+        with pytest.raises(module.httpx.HTTPStatusError, match="401"):
+            module.echo(0)
+        assert module.echo(1) == 1
         platform.control(expire="RC")
-        assert template.echo(2) == 2
+        assert module.echo(2) == 2
 
 
 # -------------------------------------------------------------------------------------------------------------- Cookies
@@ -76,12 +73,11 @@ def test_no_cookie_is_ever_sent_back(platform: Simulator, logged_in: Load) -> No
     assert platform.seen()["logins"] == {"accepted": 1, "refused": 0}
 
 
-def test_no_cookie_of_a_redirect_is_sent_back(platform: Simulator, logged_in: Load) -> None:
-    template = logged_in(platform)
+def test_no_cookie_of_a_redirect_is_sent_back(platform: Simulator, module: Any) -> None:
     to = f"{platform.address('RC')}/api/echo/2"
     platform.control(answer={"echo": answer(302, b"", location=to, set_cookie="session=ended", times=1)})
-    headers = {"Authorization": f"Bearer {template.tokens['RC']['access_token']}"}
-    client = template.get_httpx_client()
+    headers = {"Authorization": f"Bearer {module.tokens['RC']['access_token']}"}
+    client = module.get_httpx_client()
     assert client.get(f"{platform.address('RC')}/api/echo/1", headers=headers, follow_redirects=True).json() == {"n": 2}
     assert platform.seen()["cookies"] == 0
 
@@ -90,10 +86,9 @@ def test_no_cookie_of_a_redirect_is_sent_back(platform: Simulator, logged_in: Lo
 
 
 @pytest.mark.parametrize("status", [403, 503])
-def test_a_refusal_that_says_when_to_come_back_is_retried(platform: Simulator, logged_in: Load, status: int) -> None:
-    template = logged_in(platform)
+def test_a_refusal_that_says_when_to_come_back_is_retried(platform: Simulator, module: Any, status: int) -> None:
     platform.control(answer={"echo": answer(status, retry_after="1", times=1)})
-    assert template.echo(1) == 1
+    assert module.echo(1) == 1
     assert platform.seen()["requests"]["echo"] == 2
 
 
@@ -128,14 +123,13 @@ def test_an_empty_answer_for_all_of_an_outage_loses_no_call(
         assert dict(template.run_parallel(template.echo, range(200))) == {number: number for number in range(200)}
 
 
-def test_a_function_may_take_an_empty_answer_for_what_it_is(platform: Simulator, logged_in: Load) -> None:
-    template = logged_in(platform)
+def test_a_function_may_take_an_empty_answer_for_what_it_is(platform: Simulator, module: Any) -> None:
     platform.control(answer={"echo": answer(200, b"")})
 
-    @template.api_call_with_retry("RC")
+    @module.api_call_with_retry("RC")
     def text_of_echo() -> Any:
-        headers = {"Authorization": f"Bearer {template.tokens['RC']['access_token']}"}
-        return template.get_httpx_client().get(f"{platform.address('RC')}/api/echo/1", headers=headers).text
+        headers = {"Authorization": f"Bearer {module.tokens['RC']['access_token']}"}
+        return module.get_httpx_client().get(f"{platform.address('RC')}/api/echo/1", headers=headers).text
 
     assert text_of_echo() == ""
     assert platform.seen()["requests"]["echo"] == 1
