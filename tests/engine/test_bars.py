@@ -249,10 +249,7 @@ def test_without_a_terminal_no_control_code_is_written_and_a_short_run_logs_no_p
 
 @pytest.mark.parametrize(
     ("items", "progress"),
-    [
-        ("range(10**9)", r" all +0% \|.*\| \d+/1000000000 \["),
-        ("itertools.count()", r" all .*\| \d+/\? \["),
-    ],
+    [("range(10**9)", r" all +0% \|.*\| \d+/1000000000 \["), ("itertools.count()", r" all .*\| \d+/\? \[")],
     ids=["with len()", "without"],
 )
 def test_without_a_terminal_progress_goes_to_the_log_now_and_then(run: Run, items: str, progress: str) -> None:

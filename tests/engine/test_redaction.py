@@ -299,10 +299,7 @@ def test_of_an_answer_that_cannot_be_read_nothing_is_quoted(load: Load, sent: by
             "identifier('')",
             "failed: this str is not an id: pass an integer or a text, not empty and without blanks around it",
         ),
-        (
-            "get_nested_value({}, 'id')",
-            "failed: the path is a list of keys, as ['id'], not the text 'id' (my_",
-        ),
+        ("get_nested_value({}, 'id')", "failed: the path is a list of keys, as ['id'], not the text 'id' (my_"),
     ],
     ids=["of the system", "of JSON", "of an argument", "of a path"],
 )

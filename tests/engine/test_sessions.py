@@ -438,12 +438,7 @@ def test_a_malformed_answer_that_should_open_a_session_is_one_line(
 
 @malformed
 def test_a_malformed_answer_to_a_refresh_is_one_warning_and_another_login(
-    platform: Simulator,
-    hurried: Any,
-    caplog: pytest.LogCaptureFixture,
-    body: bytes,
-    content_type: str,
-    status: int,
+    platform: Simulator, hurried: Any, caplog: pytest.LogCaptureFixture, body: bytes, content_type: str, status: int
 ) -> None:
     assume(not is_session(body, "refresh_token"))
     platform.control(expire="RC", reset_counts=True, answer={"refresh_token": answer(status, body, content_type)})

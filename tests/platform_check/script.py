@@ -62,12 +62,7 @@ class Script:
     """The copy's settings, and its source as a tree."""
 
     def __init__(
-        self,
-        path: Path,
-        source: str,
-        services: dict[str, dict[str, Any]],
-        max_threads: int = 20,
-        subtasks: int = 40,
+        self, path: Path, source: str, services: dict[str, dict[str, Any]], max_threads: int = 20, subtasks: int = 40
     ) -> None:
         self.path, self.services, self.max_threads, self.subtasks = path, services, max_threads, subtasks
         self.apps = sorted(services, key=lambda app: app != "IAM")

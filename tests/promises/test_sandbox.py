@@ -382,10 +382,7 @@ def staying(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 @posix
 @pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM"])
 def test_a_platform_stays_up_for_whoever_sets_the_variables_until_it_is_told_to_end(
-    ending: str,
-    staying: Callable[..., subprocess.Popen[str]],
-    with_lab: Script,
-    tmp_path: Path,
+    ending: str, staying: Callable[..., subprocess.Popen[str]], with_lab: Script, tmp_path: Path
 ) -> None:
     path = with_lab("print(len(get_all_organizations()), len(tokens))")
     process = staying("--service", "LAB", "--password", "it's $HOME")
