@@ -20,6 +20,7 @@ QUESTIONS = {
 USER, PASSWORD, THREADS = QUESTIONS.values()
 DESCRIPTORS = {"stdout": 1, "stderr": 2}
 SECRET = "Xq7-tÿped-Zw3"
+DEFAULTS = [(USER, ENTER), (THREADS, ENTER), (PASSWORD, SECRET + ENTER)]
 
 
 @dataclass
@@ -33,16 +34,8 @@ class Talk:
     log: str
 
 
-def talk(path: Path, variables: dict[str, str], *answers: tuple[str, str], **files: str) -> Talk:
-    """Start a script on a terminal and give each answer once its question is there; `stdout="out.csv"` redirects."""
-    talk_there = at_console if sys.platform == "win32" else at_terminal
-    shown, ending, code, echo = talk_there(path, variables, answers, files)
-    return Talk(code, shown, ending, echo, log_of(path))
-
-
-def at_terminal(
-    path: Path, variables: dict[str, str], answers: tuple[tuple[str, str], ...], files: dict[str, str]
-) -> tuple[str, str, int, bool]:
+def at_terminal(path: Path, variables: dict[str, str], *answers: tuple[str, str], **files: str) -> Talk:
+    """Give each answer once its question is there; `stdout="out.csv"` redirects."""
     redirect = " ".join(f"{DESCRIPTORS[name]}> {file}" for name, file in files.items())
     child = on_terminal(path.parent, f"{path.name} {redirect}", variables)
     shown = ""
@@ -53,13 +46,11 @@ def at_terminal(
     ending = child.read().replace("\r", "")
     echo = child.getecho()
     child.close()
-    return shown + ending, ending, child.exitstatus, echo
+    return Talk(child.exitstatus, shown + ending, ending, echo, log_of(path))
 
 
-def at_console(
-    path: Path, variables: dict[str, str], answers: tuple[tuple[str, str], ...], files: dict[str, str]
-) -> tuple[str, str, int, bool]:
-    """Talk at a console of Windows, whose screen has no blanks at the ends of lines."""
+def at_console(path: Path, variables: dict[str, str], *answers: tuple[str, str], **files: str) -> Talk:
+    """The same at a console of Windows, whose screen has no blanks at the ends of lines."""
     with Console(path, variables, **{name: path.with_name(file) for name, file in files.items()}) as console:
         read = 0
         for question, typed in answers:
@@ -70,7 +61,10 @@ def at_console(
         code = console.exit_code(WATCHDOG)
         assert code is not None, console.screen()
         shown = console.screen() + "\n" if console.screen() else ""
-        return shown, shown[read:].removeprefix(" "), code, console.echoes()
+        return Talk(code, shown, shown[read:].removeprefix(" "), console.echoes(), log_of(path))
+
+
+talk = at_console if sys.platform == "win32" else at_terminal
 
 
 def variables_without(platform: Simulator, *missing: str) -> dict[str, str]:
@@ -91,8 +85,7 @@ def path(script: Script) -> Path:
 
 
 def test_enter_takes_the_defaults_and_the_password_is_shown_nowhere(path: Path, platform: Simulator) -> None:
-    answers = [(USER, ENTER), (THREADS, ENTER), (PASSWORD, SECRET + ENTER)]
-    talked = talk(path, variables_without(platform, *QUESTIONS), *answers)
+    talked = talk(path, variables_without(platform, *QUESTIONS), *DEFAULTS)
     assert talked.code == 0
     assert re.fullmatch(rf"\ncentres: {platform.options.centres}\nmy_script: done; [^\n]+\n", talked.ending)
     assert f" user {DEFAULT_USER}, 20 threads," in talked.log
@@ -144,9 +137,7 @@ def test_no_password_ends_the_run_with_a_line_that_says_what_to_set(path: Path, 
     assert sum(platform.seen()["requests"].values()) == 0
 
 
-def test_a_wrong_number_of_threads_ends_the_run_before_the_password_is_asked_for(
-    path: Path, platform: Simulator
-) -> None:
+def test_a_wrong_number_of_threads_ends_the_run_before_the_password_is_asked(path: Path, platform: Simulator) -> None:
     talked = talk(path, variables_without(platform, "EB_PASSWORD", "EB_THREADS"), (THREADS, "21" + ENTER))
     assert talked.code == 2
     assert "EB_THREADS = '21': give a whole number from 1 to 20 (MAX_THREADS)" in talked.ending
@@ -172,8 +163,7 @@ def test_a_refused_login_shows_one_line_and_no_password(path: Path, platform: Si
 
 
 def test_the_questions_are_seen_while_standard_output_goes_to_a_file(path: Path, platform: Simulator) -> None:
-    answers = [(USER, ENTER), (THREADS, ENTER), (PASSWORD, SECRET + ENTER)]
-    talked = talk(path, variables_without(platform, *QUESTIONS), *answers, stdout="out.csv")
+    talked = talk(path, variables_without(platform, *QUESTIONS), *DEFAULTS, stdout="out.csv")
     assert talked.code == 0
     output = (path.parent / "out.csv").read_text(encoding="utf-8")
     assert output == f"centres: {platform.options.centres}\n"

@@ -150,16 +150,19 @@ SAYS_WHAT = r"(?i)generator|async|yield|coroutine"
 never_run = pytest.mark.parametrize("function", NEVER_RUN.values(), ids=NEVER_RUN.keys())
 
 
-@never_run
-def test_an_api_function_that_would_not_run_is_refused(template: Any, function: Callable[..., Any]) -> None:
-    with pytest.raises(template.WrongType, match=SAYS_WHAT):
-        template.api_call_with_retry("RC")(function)()
+WAYS_TO_RUN: dict[str, Callable[[Any, Any], Any]] = {
+    "an API function": lambda template, function: template.api_call_with_retry("RC")(function)(),
+    "a task of run_parallel": lambda template, function: list(template.run_parallel(function, [1, 2, 3])),
+    "a task": lambda template, function: template.main_thread_pool.submit(function, 1).result(),
+    "a subtask": lambda template, function: template.subtasks_thread_pool.submit(function, 1).result(),
+}
 
 
 @never_run
-def test_a_task_of_run_parallel_that_would_not_run_is_refused(template: Any, function: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("run", WAYS_TO_RUN.values(), ids=WAYS_TO_RUN)
+def test_what_would_not_run_is_refused(template: Any, run: Callable[..., Any], function: Callable[..., Any]) -> None:
     with pytest.raises(template.WrongType, match=SAYS_WHAT):
-        list(template.run_parallel(function, [1, 2, 3]))
+        run(template, function)
 
 
 @never_run
@@ -170,13 +173,6 @@ def test_a_main_that_would_not_run_is_refused(
     said = capsys.readouterr().err
     assert re.search(SAYS_WHAT, said), said
     assert "done" not in said
-
-
-@never_run
-@pytest.mark.parametrize("pool", ["main_thread_pool", "subtasks_thread_pool"])
-def test_a_task_that_would_not_run_is_refused(template: Any, pool: str, function: Callable[..., Any]) -> None:
-    with pytest.raises(template.WrongType, match=SAYS_WHAT):
-        getattr(template, pool).submit(function, 1).result()
 
 
 @pytest.fixture
@@ -239,9 +235,7 @@ read_once = pytest.mark.parametrize("make", READ_ONCE.values(), ids=READ_ONCE.ke
 
 
 @read_once
-def test_what_can_be_read_only_once_is_refused_with_the_fix(
-    template: Any, tmp_path: Path, make: Callable[[Path], Any]
-) -> None:
+def test_what_can_be_read_but_once_is_refused(template: Any, tmp_path: Path, make: Callable[[Path], Any]) -> None:
     @template.api_call_with_retry("RC")
     def upload(data: Any = None) -> None:
         raise AssertionError("never here")
@@ -374,9 +368,7 @@ functions = pytest.mark.parametrize("function", ["export", "export_in_parts"])
 
 
 @functions
-def test_an_answer_in_several_gzip_members_comes_whole_or_not(
-    platform: Simulator, forgetful: Any, function: str
-) -> None:
+def test_an_answer_of_two_gzip_members_comes_whole_or_not(platform: Simulator, forgetful: Any, function: str) -> None:
     members = b"".join(map(gzip.compress, PARTS))
     platform.control(answer={"echo": answer(200, members, "text/csv", content_encoding="gzip")})
     try:

@@ -73,15 +73,10 @@ def test_a_proxy_that_refuses_the_password_is_asked_once_by_a_call(call_through:
     assert "Geheim42" not in template.describe(error)
 
 
-def test_a_proxy_that_is_down_is_named(run: Run) -> None:
-    port = unused_port()
-    assert_names_proxy(run_behind(run, f"http://someone:Geheim42@127.0.0.1:{port}").splitlines()[-1], port)
-
-
-def test_a_proxy_that_is_unknown_is_named(run: Run) -> None:
-    said = run_behind(run, "http://someone:Geheim42@proxy.hospital.invalid:3128").splitlines()[-1]
-    assert "HTTPS_PROXY proxy.hospital.invalid:3128" in said
-    assert "Geheim42" not in said
+@pytest.mark.parametrize("proxy", ["127.0.0.1:{}", "proxy.hospital.invalid:{}"], ids=["down", "unknown"])
+def test_a_proxy_that_is_not_there_is_named(run: Run, proxy: str) -> None:
+    proxy = proxy.format(unused_port())
+    assert_names_proxy(run_behind(run, f"http://someone:Geheim42@{proxy}").splitlines()[-1], proxy)
 
 
 @pytest.mark.parametrize("said", [IS_BUSY, b""], ids=["is busy", "hangs up"])
@@ -89,50 +84,42 @@ def test_a_proxy_that_may_answer_later_is_named_and_tried_again(run: Run, said: 
     with Answering(said) as proxy:
         told = run_behind(run, f"http://127.0.0.1:{proxy.port}")
     assert proxy.connections == ATTEMPTS
-    assert_names_proxy(told.splitlines()[-1], proxy.port)
+    assert_names_proxy(told.splitlines()[-1], f"127.0.0.1:{proxy.port}")
 
 
 def test_a_proxy_that_goes_down_in_mid_run_is_named(call_through: Callable[[str], Any]) -> None:
-    port = unused_port()
-    template, error = call_through(f"http://someone:Geheim42@127.0.0.1:{port}")
-    assert_names_proxy(template.describe(error), port)
+    proxy = f"127.0.0.1:{unused_port()}"
+    template, error = call_through(f"http://someone:Geheim42@{proxy}")
+    assert_names_proxy(template.describe(error), proxy)
 
 
-def assert_names_proxy(text: str, port: int) -> None:
-    assert f"HTTPS_PROXY 127.0.0.1:{port}" in text
+def assert_names_proxy(text: str, proxy: str) -> None:
+    assert f"HTTPS_PROXY {proxy}" in text
     assert "Geheim42" not in text
 
 
 # --------------------------------------------------------------------------------------------- https:// to a plain port
 
 
-@pytest.mark.parametrize("greeting", [PLAIN, b"SSH-2.0-OpenSSH_9.2\r\n"], ids=["HTTP", "SSH"])
-def test_a_platform_that_speaks_no_tls_is_told_so_at_once(run: Run, greeting: bytes) -> None:
-    with Answering(greeting) as plain:
-        [line] = run_behind(run, "", **dict.fromkeys(BEHIND_PROXY, f"https://127.0.0.1:{plain.port}")).splitlines()
+NO_TLS = {
+    "a platform of HTTP": ([PLAIN], "", "https://127.0.0.1:{}", "127.0.0.1"),
+    "a platform of SSH": ([b"SSH-2.0-OpenSSH_9.2\r\n"], "", "https://127.0.0.1:{}", "127.0.0.1"),
+    "a proxy": ([PLAIN], "https://127.0.0.1:{}", "https://iam.hospital.test", "HTTPS_PROXY"),
+    "a platform behind a proxy": ([IS_OPEN, PLAIN], "http://127.0.0.1:{}", "https://iam.hospital.test", "iam.hospital"),
+}
+
+
+@pytest.mark.parametrize(("answers", "proxy", "address", "named"), NO_TLS.values(), ids=NO_TLS)
+def test_what_speaks_no_tls_is_told_it(run: Run, answers: list[bytes], proxy: str, address: str, named: str) -> None:
+    with Answering(*answers) as plain:
+        addresses = dict.fromkeys(BEHIND_PROXY, address.format(plain.port))
+        [line] = run_behind(run, proxy.format(plain.port), **addresses).splitlines()
     assert "speaks no TLS" in line
+    assert named in line
     assert plain.connections == 1
 
 
-def test_a_proxy_that_speaks_no_tls_is_told_so_at_once(run: Run) -> None:
-    with Answering(PLAIN) as plain:
-        [line] = run_behind(run, f"https://127.0.0.1:{plain.port}").splitlines()
-    assert "speaks no TLS" in line
-    assert "HTTPS_PROXY" in line
-    assert plain.connections == 1
-
-
-def test_a_platform_behind_a_proxy_that_speaks_no_tls_is_told_so_at_once(run: Run) -> None:
-    with Answering(IS_OPEN, PLAIN) as proxy:
-        [line] = run_behind(run, f"http://127.0.0.1:{proxy.port}").splitlines()
-    assert "speaks no TLS" in line
-    assert "iam.hospital.test" in line
-    assert proxy.connections == 1
-
-
-def test_a_call_to_what_speaks_no_tls_is_not_repeated(
-    platform: Simulator, load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_without_tls_is_not_repeated(platform: Simulator, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     template = load(platform, **QUICK)
     for name, value in through("").items():
         monkeypatch.setenv(name, value)

@@ -84,9 +84,7 @@ def everything(study: Study) -> list[dict[str, Any]]:
     return [{"patientId": each, "record": study.record(each), "surveys": study.surveys(each)} for each in ids]
 
 
-def test_a_run_fetches_every_patient_into_a_folder_named_after_the_day_that_its_owner_alone_can_read(
-    recipe: Recipe, study: Study
-) -> None:
+def test_a_run_fetches_every_patient_into_a_private_folder_named_after_the_day(recipe: Recipe, study: Study) -> None:
     before = date.today()
     done = recipe.run()
     assert done.returncode == 0, done.stderr
@@ -103,18 +101,16 @@ def test_a_run_fetches_every_patient_into_a_folder_named_after_the_day_that_its_
         assert not any(path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir()))
 
 
-def test_a_run_that_is_killed_three_times_ends_as_an_undisturbed_one(
-    recipe: Recipe, platform: Simulator, study: Study
-) -> None:
+def test_a_run_that_is_killed_three_times_ends_as_an_undisturbed_one(recipe: Recipe, study: Study) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     size = sum(len(json.dumps(line, ensure_ascii=False).encode()) + 1 for line in everything(study))
     file = recipe.batch / "patients.jsonl"
-    platform.control(latency=0.02)
+    recipe.platform.control(latency=0.02)
     for moment in sorted(random.Random(seed).sample(range(int(0.8 * size)), 3)):
         with recipe.started(EB_THREADS="2") as process:
             wait_until(lambda: (file.exists() and file.stat().st_size >= moment) or process.poll() is not None)  # noqa: B023
-    platform.control(latency=0)
+    recipe.platform.control(latency=0)
     recipe.fetch()
     assert lines_of(recipe.batch) == everything(study)
     interrupted = table_of(recipe.batch / "patients.csv")
@@ -123,27 +119,25 @@ def test_a_run_that_is_killed_three_times_ends_as_an_undisturbed_one(
     assert interrupted == table_of(recipe.batch / "patients.csv")
 
 
-def test_a_last_half_line_is_dropped_and_its_patient_alone_is_fetched_again(
-    recipe: Recipe, platform: Simulator, study: Study
-) -> None:
+def test_a_last_half_line_is_dropped_and_its_patient_alone_is_fetched_again(recipe: Recipe, study: Study) -> None:
     recipe.fetch()
     file = recipe.batch / "patients.jsonl"
     file.write_bytes(file.read_bytes()[:-100])
-    platform.control(reset_counts=True)
+    recipe.platform.control(reset_counts=True)
     assert "has 59 of 60 patients" in recipe.fetch()
     assert lines_of(recipe.batch) == everything(study)
-    assert platform.seen()["requests"]["record_by_patient"] == 1
+    assert recipe.platform.seen()["requests"]["record_by_patient"] == 1
 
 
-def test_a_run_in_another_folder_fetches_everybody_anew(recipe: Recipe, platform: Simulator) -> None:
+def test_a_run_in_another_folder_fetches_everybody_anew(recipe: Recipe) -> None:
     recipe.fetch()
-    platform.control(reset_counts=True)
+    recipe.platform.control(reset_counts=True)
     assert recipe.run("another day").returncode == 0
-    assert platform.seen()["requests"]["record_by_patient"] == 60
+    assert recipe.platform.seen()["requests"]["record_by_patient"] == 60
 
 
 def test_patients_who_fail_are_told_with_the_reason_and_tried_again_by_the_next_run(
-    recipe: Recipe, platform: Simulator, simulator: Start, study: Study
+    recipe: Recipe, simulator: Start, study: Study
 ) -> None:
     failing = simulator("--failing", "3")
     ids = study_of(failing).some_patients(3)
@@ -158,7 +152,7 @@ def test_patients_who_fail_are_told_with_the_reason_and_tried_again_by_the_next_
     assert not any(each in done.stderr for each in ids)
     assert len(table_of(recipe.batch / "patients.csv")) == 1 + 60 - 3
     recipe.fetch()
-    assert platform.seen()["requests"]["record_by_patient"] == 3
+    assert recipe.platform.seen()["requests"]["record_by_patient"] == 3
     assert lines_of(recipe.batch) == everything(study)
     assert table_of(recipe.batch / "failed.csv") == [["pseudonym", "reason"]]
 
@@ -169,17 +163,17 @@ def inclusions_of(*patients: str) -> dict[str, Any]:
     return {"search_inclusions": answer(200, json.dumps({"data": rows, "total": len(rows)}).encode())}
 
 
-def test_a_patient_in_several_centres_is_fetched_once(recipe: Recipe, platform: Simulator, study: Study) -> None:
-    platform.control(answer=inclusions_of(patients_of(study)[0]))
+def test_a_patient_in_several_centres_is_fetched_once(recipe: Recipe, study: Study) -> None:
+    recipe.platform.control(answer=inclusions_of(patients_of(study)[0]))
     recipe.fetch()
-    assert platform.seen()["requests"]["record_by_patient"] == 1
+    assert recipe.platform.seen()["requests"]["record_by_patient"] == 1
 
 
-def test_a_patient_who_has_left_is_told_and_taken_out(recipe: Recipe, platform: Simulator, study: Study) -> None:
+def test_a_patient_who_has_left_is_told_and_taken_out(recipe: Recipe, study: Study) -> None:
     stays, leaves = patients_of(study)[:2]
-    platform.control(answer=inclusions_of(stays, leaves))
+    recipe.platform.control(answer=inclusions_of(stays, leaves))
     recipe.fetch()
-    platform.control(answer=inclusions_of(stays))
+    recipe.platform.control(answer=inclusions_of(stays))
     assert "no longer in any centre: 1 patients" in recipe.fetch()
     assert "no longer in any centre: 1 patients" in log_of(recipe.path)
     assert [line["patientId"] for line in lines_of(recipe.batch)] == [stays]
@@ -197,15 +191,13 @@ def test_a_mistake_in_the_script_ends_the_run_and_is_not_counted_as_a_failed_pat
     assert not (recipe.batch / "patients.csv").exists()
 
 
-def test_a_second_run_at_the_same_time_is_refused_and_doubles_no_line(
-    recipe: Recipe, platform: Simulator, study: Study
-) -> None:
-    platform.control(hold=1)  # so that the first run takes a minute, if nobody kills it
+def test_a_second_run_at_the_same_time_is_refused_and_doubles_no_line(recipe: Recipe, study: Study) -> None:
+    recipe.platform.control(hold=1)  # so that the first run takes a minute, if nobody kills it
     with recipe.started(EB_THREADS="1"):
-        wait_until(lambda: platform.seen()["requests"]["organizations"])
+        wait_until(lambda: recipe.platform.seen()["requests"]["organizations"])
         second = recipe.run(recipe.batch.name)
         assert (second.returncode, "another run is writing" in second.stderr) == (1, True), second.stderr
-    platform.control(hold=0)
+    recipe.platform.control(hold=0)
     recipe.fetch()
     assert lines_of(recipe.batch) == everything(study)
 
@@ -217,8 +209,8 @@ def record_with(study: Study, **changed: Any) -> dict[str, Any]:
     return {**inclusions_of(patient), "record_by_patient": answer(200, json.dumps(record).encode())}
 
 
-def test_half_an_emoji_in_a_record_does_not_end_a_run(recipe: Recipe, platform: Simulator, study: Study) -> None:
-    platform.control(answer=record_with(study, comment="sad \ud83d face"))
+def test_half_an_emoji_in_a_record_does_not_end_a_run(recipe: Recipe, study: Study) -> None:
+    recipe.platform.control(answer=record_with(study, comment="sad \ud83d face"))
     recipe.fetch()
     assert table_of(recipe.batch / "patients.csv")[1][3] == "sad ? face"
 
@@ -233,8 +225,8 @@ def test_half_an_emoji_in_a_record_does_not_end_a_run(recipe: Recipe, platform: 
     ],
 )
 def test_a_text_that_excel_would_run_or_change_gets_an_apostrophe(
-    phone: object, comment: str, cells: list[str], recipe: Recipe, platform: Simulator, study: Study
+    phone: object, comment: str, cells: list[str], recipe: Recipe, study: Study
 ) -> None:
-    platform.control(answer=record_with(study, comment=comment, patient={"phone": phone}))
+    recipe.platform.control(answer=record_with(study, comment=comment, patient={"phone": phone}))
     recipe.fetch()
     assert table_of(recipe.batch / "patients.csv")[1][2:] == cells
