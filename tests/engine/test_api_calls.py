@@ -57,9 +57,7 @@ def test_an_id_with_reserved_characters_reaches_the_platform_as_it_is(template: 
 
 
 @pytest.mark.parametrize("value", ["", " ", "..", ".", None, True, {"patientId": "P-4711"}, ["P-4711"]])
-def test_what_is_no_id_is_refused_without_being_shown_before_anything_is_sent(
-    template: Any, platform: Simulator, value: Any
-) -> None:
+def test_what_is_no_id_is_neither_shown_nor_sent(template: Any, platform: Simulator, value: Any) -> None:
     before = platform.seen()["requests"]
     calls = {template.get_statistics, template.get_record_by_patient, template.get_surveys}
     for call in calls | {template.get_request_by_tube, template.get_all_inclusions}:
@@ -227,9 +225,7 @@ def test_a_decorator_without_its_parentheses_says_what_to_write(load: Load) -> N
             pass
 
 
-def test_a_decorator_that_names_another_service_than_the_call_is_an_error_before_anything_is_sent(
-    template: Any, platform: Simulator
-) -> None:
+def test_a_decorator_that_names_another_service_than_the_call_is_an_error(template: Any, platform: Simulator) -> None:
     @template.api_call_with_retry("GDD")
     def centres() -> Any:
         return template.call_endpoint("RC", "GET", "organizations", list)

@@ -80,9 +80,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "value", "fix"), WRONG)
-def test_a_useless_constant_is_named_with_its_value_and_the_fix(
-    refusal: Refusal, name: str, value: object, fix: str
-) -> None:
+def test_a_useless_constant_is_named_with_the_fix(refusal: Refusal, name: str, value: object, fix: str) -> None:
     line = refusal({name: value})
     assert line.startswith(f"{name} = {value!r}: ")
     assert line.endswith(fix)
@@ -245,9 +243,7 @@ def test_what_is_sent_to_this_machine_takes_no_proxy(
     assert listener.received == []
 
 
-def test_a_service_that_the_simulated_platform_lacks_is_not_reached_from_the_sandbox(
-    run: Run, simulator: Start
-) -> None:
+def test_a_service_that_the_simulated_platform_lacks_is_not_reached_from_there(run: Run, simulator: Start) -> None:
     own = '"LAB": {"app_id": "", "base_url": "https://lab.hospital.test", "endpoints": {"config_token": "/token"}},'
     edits = {'    "GDD": {\n': f'    {own}\n    "GDD": {{\n'}
     finished = run('print("never here")', edits=edits, ERROR_MAX_RETRY=1, on=simulator())

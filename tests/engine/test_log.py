@@ -76,9 +76,7 @@ def test_the_log_is_appended_to(copy: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("older", [False, True])
-def test_the_log_is_readable_by_its_owner_alone_without_a_word(
-    platform: Simulator, script: Script, older: bool
-) -> None:
+def test_the_log_is_its_owners_alone_to_read_without_a_word(platform: Simulator, script: Script, older: bool) -> None:
     path = script("pass", edits={GUARD: f"\nos.umask(0){GUARD}"})
     log = path.with_suffix(".log")
     if older:

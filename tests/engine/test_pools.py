@@ -401,7 +401,7 @@ def test_a_submit_sideways_or_up_runs_inline_and_returns_a_finished_future(templ
 
 @pytest.mark.parametrize("raised", [Broken, KeyboardInterrupt, GeneratorExit])
 @pytest.mark.parametrize("name", POOLS)
-def test_whatever_a_task_raises_comes_out_of_its_future_and_kills_no_worker(
+def test_whatever_a_task_raises_comes_out_and_kills_no_worker(
     template: Any, name: str, raised: type[BaseException]
 ) -> None:
     resize(template, 1, 1)

@@ -72,9 +72,7 @@ def written_forms(password: str) -> list[str]:
 
 
 @pytest.mark.parametrize("crash", CRASHES.values(), ids=CRASHES.keys())
-def test_no_password_or_token_is_written_at_debug_with_faults_and_a_crash(
-    platform: Simulator, run: Run, crash: str
-) -> None:
+def test_no_password_or_token_is_written_at_debug_with_a_crash(platform: Simulator, run: Run, crash: str) -> None:
     platform.control(password=PASSWORD)
     finished = run(
         DEBUG_LIBRARIES + OWN_CALLS + FAULTY + BUSY + crash,

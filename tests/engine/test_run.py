@@ -176,9 +176,7 @@ def test_the_closing_line_names_a_line_of_the_script_that_imports_a_copy(copy: P
     ],
     ids=["with an error", "without one"],
 )
-def test_sys_exit_with_an_error_in_a_thread_of_its_own_fails_the_run(
-    run: Run, leaving: str, code: int, words: str
-) -> None:
+def test_sys_exit_with_an_error_in_an_own_thread_fails_the_run(run: Run, leaving: str, code: int, words: str) -> None:
     todo = f"""
     def work():
         {leaving}

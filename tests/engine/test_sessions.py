@@ -144,9 +144,7 @@ def test_a_refused_login_is_said_in_one_line_and_never_repeated(platform: Simula
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
-def test_a_service_that_refuses_the_user_is_named_and_not_asked_again(
-    platform: Simulator, run: Run, status: int
-) -> None:
+def test_a_service_that_refuses_the_user_is_named_and_asked_once(platform: Simulator, run: Run, status: int) -> None:
     platform.control(answer={"config_token": answer(status)})
     finished = run('print("never here")', WAIT_BEFORE_RETRY=0.01)
     assert (finished.returncode, finished.stdout) == (1, "")
@@ -158,9 +156,7 @@ def test_a_service_that_refuses_the_user_is_named_and_not_asked_again(
     assert platform.seen()["logins"] == LOGGED_IN_ONCE
 
 
-def test_a_password_changed_in_mid_run_stops_60_threads_by_one_error_and_login(
-    platform: Simulator, script: Script
-) -> None:
+def test_a_password_changed_in_mid_run_stops_60_threads_by_one_error(platform: Simulator, script: Script) -> None:
     todo = """
 import atexit
 atexit.register(print, "every thread ended by itself")

@@ -577,7 +577,7 @@ def test_run_refuses_to_run_elsewhere_than_in_the_main_thread_of_a_script(
     assert sum(platform.seen()["requests"].values()) == 0
 
 
-def test_a_login_while_a_run_is_ending_does_not_undo_its_end(
+def test_a_login_at_the_end_of_a_run_does_not_undo_it(
     platform: Simulator, load: Load, capsys: pytest.CaptureFixture[str]
 ) -> None:
     template = load(platform)

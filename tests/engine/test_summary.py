@@ -110,7 +110,7 @@ def test_durations_are_those_of_the_attempts(simulator: Start, run: Run) -> None
     assert rows["get_statistics"]["failures"] == 1, "a 404 is a failure, and is timed too"
 
 
-def test_a_failed_run_has_its_table_and_a_later_one_in_its_process_starts_anew(load: Load, platform: Simulator) -> None:
+def test_a_failed_run_has_its_table_and_a_later_one_starts_anew(load: Load, platform: Simulator) -> None:
     template = load(platform, ERROR_MAX_RETRY=3, WAIT_BEFORE_RETRY=0.001)
 
     def main() -> None:

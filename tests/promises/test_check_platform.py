@@ -301,9 +301,7 @@ def test_an_address_where_nobody_answers_is_named_with_the_variable(platform: Si
 
 
 @needs_posix(reason="pseudo-terminals are POSIX")
-def test_what_the_environment_lacks_is_asked_for_and_the_password_is_not_shown(
-    simulator: Start, tmp_path: Path
-) -> None:
+def test_what_the_environment_lacks_is_asked_and_the_password_is_not_shown(simulator: Start, tmp_path: Path) -> None:
     typed = {"User name [ziwig-invest2@yopmail.com]: ": "jeanne", "Password: ": "Xq7-typed-Zw3"}
     platform = simulator("--user", "jeanne", "--password", "Xq7-typed-Zw3")
     variables = environment_for(platform)

@@ -111,9 +111,7 @@ def said(script: Script, answer: Callable[[httpx.Request], httpx.Response]) -> t
 
 @given(data=st.data())
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), phases=WITHOUT_SHRINKING)
-def test_no_value_credential_or_token_is_printed_whatever_the_platform_sends(
-    data: st.DataObject, script: Script
-) -> None:
+def test_no_value_or_credential_is_printed_whatever_the_platform_sends(data: st.DataObject, script: Script) -> None:
     usual = {end: data.draw(body, label=end) for end, body in plausible.items()}
     refusal = data.draw(st.dictionaries(keys, scalars, min_size=1, max_size=3))  # 200, with an error inside
     odd = data.draw(st.dictionaries(st.integers(0, 45), answers, min_size=4, max_size=10))  # calls that go otherwise

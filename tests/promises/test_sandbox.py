@@ -204,9 +204,7 @@ print(response.status_code, response.json())
 
 
 @pytest.mark.parametrize("variable", ["EB_LAB_URL", "HOSPITAL_LAB"])
-def test_a_service_of_its_own_gets_a_session_and_else_a_sentence(
-    variable: str, with_lab: Script, tmp_path: Path
-) -> None:
+def test_an_own_service_gets_a_session_and_else_a_sentence(variable: str, with_lab: Script, tmp_path: Path) -> None:
     done = sandbox(tmp_path, with_lab(ASK_LAB, address=f"os.environ[{variable!r}]"))
     sentence = "the sandbox has no endpoint GET /lab/api/results/7"
     assert done.stdout == f"200 True\n404 {{'statusCode': 404, 'message': {sentence!r}}}\n", done.stderr

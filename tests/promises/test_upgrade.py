@@ -200,9 +200,7 @@ def test_the_output_says_what_was_replaced_what_was_added_and_what_to_look_at(co
     )
 
 
-def test_line_ends_of_windows_and_a_byte_order_mark_survive_and_git_is_not_needed(
-    copies: Copies, copy: Written, download: Written
-) -> None:
+def test_line_ends_and_a_byte_order_mark_survive_without_git(copies: Copies, copy: Written, download: Written) -> None:
     old, _, unix = copies("2.2.0")
     script = copy("\ufeff" + old.replace("\n", "\r\n"))
     done = upgrade(script, script.parent, download(TODAY.replace("\n", "\r\n")))

@@ -79,9 +79,7 @@ def test_where_each_answer_is_sent_twice_no_patient_gets_the_record_of_another(
     assert records, "the first call of each connection has its own answer"
 
 
-def test_after_an_answer_was_sent_twice_later_calls_get_their_own(
-    template: Any, platform: Simulator, study: Study
-) -> None:
+def test_after_an_answer_sent_twice_later_calls_get_their_own(template: Any, platform: Simulator, study: Study) -> None:
     patient, other = patients_of(study)[:2]
     platform.control(send_twice={"record_by_patient": 0})
     assert template.get_record_by_patient(patient) == study.record(patient)
@@ -107,9 +105,7 @@ def test_an_answer_that_was_there_before_its_call_is_nobody_s_even_if_it_names_n
             assert template.get_surveys(patient) == study.surveys(patient)
 
 
-def test_once_an_answer_came_too_early_a_later_copy_is_nobody_s(
-    template: Any, platform: Simulator, study: Study
-) -> None:
+def test_after_an_early_answer_a_later_copy_is_nobody_s(template: Any, platform: Simulator, study: Study) -> None:
     template.WAIT_BEFORE_RETRY = 0.01
     platform.control(send_twice={"surveys": 0})
     patients = patients_of(study)[:40]

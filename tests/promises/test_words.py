@@ -157,9 +157,7 @@ def test_a_redirect_to_the_same_path_with_a_slash_shows_no_id(platform: Simulato
 
 @pytest.mark.parametrize("status", [200, 403])
 @pytest.mark.parametrize("endpoint", ["login", "config_token"])
-def test_a_web_page_in_place_of_a_login_is_called_one(
-    platform: Simulator, run: Run, endpoint: str, status: int
-) -> None:
+def test_a_web_page_for_a_login_is_called_one(platform: Simulator, run: Run, endpoint: str, status: int) -> None:
     platform.control(answer={endpoint: web_page(status)})
     done = run("print('never here')", ERROR_MAX_RETRY=2, WAIT_BEFORE_RETRY=0.01)
     assert (done.returncode, done.stdout) == (1, "")
