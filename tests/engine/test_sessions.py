@@ -527,3 +527,13 @@ def test_a_token_that_runs_out_unused_after_a_new_login_is_renewed(platform: Sim
     assert module.echo(1) == 1
     platform.control(expire="GDD")
     assert module.both(2) == 2
+
+
+def test_a_second_login_leaves_a_call_that_waits_for_its_retry_alone(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform, WAIT_BEFORE_RETRY=0.5)
+    platform.control(answer={"echo": {**answer(503), "times": 1}})
+    waiting = template.main_thread_pool.submit(template.echo, 7)
+    while not template._stop.waiting:
+        assert not waiting.done()
+    template.login()
+    assert waiting.result() == 7

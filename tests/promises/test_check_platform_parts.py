@@ -1,4 +1,4 @@
-"""The parts of the check by themselves: pace and limits of its calls, lines of other versions, what tokens tell."""
+"""The parts of the check by themselves: pace and limits of its calls, lines of other versions, tokens, changes."""
 
 import math
 from collections.abc import Callable
@@ -10,11 +10,12 @@ import pytest
 from helpers import TEMPLATE
 from hypothesis import given, strategies as st
 from platform_check import judgements, probing, shape
-from platform_check.changes import Edit, changed
+from platform_check.changes import Edit, apply, changed
 from platform_check.judgements import DIFFERS, OK
 from platform_check.probing import Prober
 from platform_check.script import Place, Script
 from platform_check.shape import Seen
+from script_file import Refused
 
 # The engine in another layout: a class for sessions, a constant for the size of a page, another comparison.
 OTHER_VERSION = """
@@ -72,24 +73,22 @@ def answered(body: Any, status: int = 200, **headers: str) -> Seen:
     return Seen(status, body, headers)
 
 
-def test_a_429_is_obeyed_once_and_said(capsys: pytest.CaptureFixture[str]) -> None:
-    prober, waits = prober_of(httpx.Response(429, headers={"Retry-After": "7"}), httpx.Response(200, json=[]))
-    assert prober.call("GET", "https://rc.test/").good
-    assert waits == [7]
-    assert prober.refused == 1
-    assert "waiting 7 s" in capsys.readouterr().err
-
-
-def test_a_429_that_asks_for_minutes_is_not_waited_for() -> None:
-    prober, waits = prober_of(httpx.Response(429, headers={"Retry-After": "600"}))
-    assert prober.call("GET", "https://rc.test/").status == 429
-    assert waits == []
-
-
-def test_calls_are_a_second_apart_when_few_are_left() -> None:
-    prober, waits = prober_of(httpx.Response(200, json=[], headers={"X-RateLimit-Remaining": "1"}))
-    prober.call("GET", "https://rc.test/")
-    assert waits == [1]
+@pytest.mark.parametrize(
+    ("headers", "status", "waits", "said"),
+    [
+        ({"Retry-After": "7"}, 429, [7], "the platform returned a 429: waiting 7 s\n"),
+        ({"Retry-After": "600"}, 429, [], ""),
+        ({"X-RateLimit-Remaining": "1"}, 200, [1], ""),
+    ],
+)
+def test_calls_are_made_at_the_pace_that_the_platform_asks_for_but_not_after_minutes(
+    headers: dict[str, str], status: int, waits: list[float], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prober, waited = prober_of(httpx.Response(status, json=[], headers=headers), httpx.Response(200, json=[]))
+    assert prober.call("GET", "https://rc.test/").good is (waits != [])
+    assert waited == waits
+    assert prober.refused == (status == 429)
+    assert capsys.readouterr().err == said
 
 
 def test_after_60_calls_no_other_is_made_and_the_check_says_so() -> None:
@@ -342,3 +341,62 @@ def test_no_function_calls_an_endpoint_by_itself_if_it_has_parameters() -> None:
 def test_every_line_that_is_named_exists_even_in_an_empty_script() -> None:
     empty = Script(Path("empty.py"), "", {})
     assert {find(empty).line for find, _ in PLACES.values()} == {1}
+
+
+# Changes that a machine makes: each at its line, all or none, with the script as it was beside it
+
+SOURCE = "one = 1\ntwo = 1\nif one:\n    raise_for_status()\n"
+
+
+@pytest.mark.parametrize(
+    ("edit", "line", "new"),
+    [
+        (Edit("2", "1"), 2, "one = 1\ntwo = 2\nif one:\n    raise_for_status()\n"),
+        (Edit("look()", "raise_for_status()", above=True), 4, SOURCE.replace("    raise", "    look()\n    raise")),
+        (Edit("pass", "if one:\n    raise_for_status()"), 3, "one = 1\ntwo = 1\npass\n"),
+    ],
+)
+def test_an_edit_is_made_on_its_line_alone(edit: Edit, line: int, new: str) -> None:
+    assert changed(SOURCE, [(edit, line)]) == (new, [])
+
+
+@pytest.mark.parametrize(
+    ("edit", "line"),
+    [
+        (Edit("2", "3"), 1),
+        (Edit("2", "1"), 99),
+        (Edit("2", "one = 1\ntwo = 2"), 1),
+        (Edit("2", ""), 1),
+        (Edit("x", "n"), 4),
+    ],
+)
+def test_an_edit_that_does_not_fit_is_left(edit: Edit, line: int) -> None:
+    source = SOURCE.replace("raise_for_status()", "n + n")
+    assert changed(source, [(edit, line)]) == (source, [(edit, line)])
+
+
+def test_of_two_edits_of_the_same_text_the_later_one_is_left() -> None:
+    edits = [(Edit("2", "1"), 1), (Edit("3", "1"), 1)]
+    assert changed(SOURCE, edits) == (SOURCE.replace("one = 1", "one = 2"), [edits[1]])
+
+
+def test_line_ends_mark_and_rights_of_the_file_stay_and_nothing_beside_it_is_written_over(tmp_path: Path) -> None:
+    path, before = tmp_path / "my_script.py", b"\xef\xbb\xbfa = 1\r\nb = 1\r\n"
+    path.write_bytes(before)
+    path.chmod(0o750)
+    mode = path.stat().st_mode  # Windows has no such rights
+    (tmp_path / "my_script.before.py").write_text("older")
+    kept, _ = apply(path, [(Edit("2", "1"), 2), (Edit("c = 1", "a", above=True), 1)])
+    assert path.read_bytes() == b"\xef\xbb\xbfc = 1\r\na = 1\r\nb = 2\r\n"
+    assert path.stat().st_mode == mode
+    assert (kept.name, kept.read_bytes()) == ("my_script.before-2.py", before)
+    assert (tmp_path / "my_script.before.py").read_text() == "older"
+
+
+def test_a_script_that_would_be_no_python_any_more_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "my_script.py"
+    path.write_text("a = 1\n")
+    with pytest.raises(Refused, match=r"would no longer be valid Python"):
+        apply(path, [(Edit("(", "1"), 1)])
+    assert [each.name for each in tmp_path.iterdir()] == ["my_script.py"]
+    assert path.read_text() == "a = 1\n"

@@ -97,6 +97,17 @@ def test_calls_come_through_whole_while_idle_connections_are_closed(platform: Si
     assert platform.seen()["requests"]["echo"] == 120, "none was sent twice"
 
 
+def test_a_call_within_a_stream_leaves_no_connection_in_use_to_be_closed(platform: Simulator, logged_in: Load) -> None:
+    template = logged_in(platform, _IDLE_SECONDS=0.2)
+    address = template.url_of("RC", "organizations")
+    bearer = {"Authorization": f"Bearer {template.tokens['RC']['access_token']}"}
+    with template.get_httpx_client().stream("GET", address, headers=bearer) as response:
+        assert template.echo(1) == 1
+        response.read()
+    platform.control(latency=0.8)
+    assert [template.create(f"key {number}") for number in range(2)] == [1, 2]
+
+
 # ------------------------------------------------------------------------------------------------ As many as are needed
 
 

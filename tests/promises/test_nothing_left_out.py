@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from helpers import Load, answer, outage
 from server import Simulator
@@ -269,6 +270,8 @@ def test_what_can_be_read_again_is_passed_as_it_is(template: Any, tmp_path: Path
         ([("since", None), ("limit", 5)], "limit=5"),
         ({"status": ["included", None]}, "status=included"),
         ({"status": {"included"}, "ids": (1, 2)}, "status=included&ids=1&ids=2"),
+        ([("s", 1), ("s", 2)], "s=1&s=2"),
+        (httpx.QueryParams([("s", "1"), ("s", "2")]), "s=1&s=2"),
         ("b=%E9&a=1&b=2", "b=%E9&a=1&b=2"),
         ({"since": None}, None),
         ({"since": "", "limit": 0}, "since=&limit=0"),
@@ -279,7 +282,7 @@ def test_what_can_be_read_again_is_passed_as_it_is(template: Any, tmp_path: Path
     ],
     ids=str,
 )
-def test_a_parameter_without_a_value_is_left_out(template: Any, params: Any, query: str | None) -> None:
+def test_a_parameter_is_sent_as_it_is_meant(template: Any, params: Any, query: str | None) -> None:
     template.MICROSERVICES["RC"]["endpoints"]["echo"] = "/api/echo/1"
     assert template.call_endpoint("RC", "GET", "echo", dict, params=params).get("query") == query
 
@@ -357,6 +360,17 @@ def test_what_a_task_appends_to_its_worklist_is_done_too(platform: Simulator, lo
         return int(template.echo(number))
 
     assert sorted(result for _, result in template.run_parallel(work, todo)) == list(range(51))
+
+
+def test_a_list_that_shrinks_in_the_loop_is_an_error_and_no_short_result(platform: Simulator, template: Any) -> None:
+    todo = list(range(200))
+
+    def remove_what_is_done() -> None:
+        for item, _ in template.run_parallel(abs, todo):
+            todo.remove(item)
+
+    with pytest.raises(template.WrongValue, match="has shrunk"):
+        remove_what_is_done()
 
 
 # --------------------------------------------------------------------------------------------------- Compressed answers

@@ -2,9 +2,11 @@
 
 import re
 import sys
+import textwrap
+import threading
 
 import pytest
-from helpers import Load, Run, summary_of
+from helpers import OWN_CALLS, Load, Run, summary_of
 from server import Simulator
 
 HOLD = 0.2  # seconds that a call takes: main() is over long before
@@ -79,6 +81,81 @@ def test_a_run_waits_neither_for_daemons_nor_for_workers_without_work(run: Run, 
     done = run(todo)
     assert done.returncode == 0
     assert done.stderr.startswith("my_script: done; ")
+
+
+def test_subtasks_that_outlive_main_are_waited_for_and_their_failures_told(platform: Simulator, run: Run) -> None:
+    platform.control(latency=0.02)
+    todo = """
+    def part(number):
+        return echo(number) / (number % 5)
+
+    def task(number):
+        time.sleep(0.05)
+        for each in range(5):
+            subtasks_thread_pool.submit(part, 5 * number + each)
+
+    for number in range(10):
+        main_thread_pool.submit(task, number)
+    """
+    done = run(OWN_CALLS + textwrap.dedent(todo))
+    assert done.returncode == 1
+    assert "the first of 10 such failures; 53 calls in " in done.stderr
+    assert summary_of(done.log)["echo"]["calls"] == 50
+
+
+MODULE_POOL = "POOL = ThreadPoolExecutor(4)\n"
+EXECUTORS = {
+    "one beside main": (MODULE_POOL, "print(sum(POOL.map(echo, range(20))))"),
+    "one of a thread that comes late": (
+        "",
+        "def late():\n    global POOL\n    time.sleep(0.3)\n    POOL = ThreadPoolExecutor(4)\n"
+        "    print(sum(POOL.map(echo, range(20))))\nthreading.Thread(target=late).start()",
+    ),
+    "one with a shutdown of its own": (
+        "class Odd(ThreadPoolExecutor):\n    def shutdown(self, wait=True):\n        super().shutdown(wait=wait)\n\n"
+        "POOL = Odd(4)\n",
+        "print(sum(POOL.map(echo, range(20))))",
+    ),
+}
+
+
+@pytest.mark.parametrize(("beside", "todo"), EXECUTORS.values(), ids=EXECUTORS)
+def test_a_run_ends_whatever_executor_the_script_leaves_open(run: Run, beside: str, todo: str) -> None:
+    guard = "\nif __name__ =="
+    done = run(OWN_CALLS + todo, edits={guard: f"\n{beside}\n{guard}"})
+    assert (done.returncode, done.stdout) == (0, "190\n"), done.stderr
+    assert "my_script: done; 23 calls in" in done.stderr
+
+
+def test_a_log_handler_that_raises_in_the_last_line_is_not_taken_for_anything_else(run: Run) -> None:
+    todo = """
+class Broken(logging.Handler):
+    def emit(self, record):
+        if "my_script: done" in record.getMessage():
+            raise OSError("the share is gone")
+
+logging.getLogger().addHandler(Broken())
+"""
+    done = run(todo)
+    assert done.returncode == 1
+    assert done.stderr.endswith("OSError: the share is gone\n")
+
+
+def test_a_log_handler_that_raises_holds_no_task(run: Run) -> None:
+    todo = """
+    class Broken(logging.Handler):
+        def emit(self, record):
+            if record.getMessage().startswith("task "):
+                raise LookupError("broken")
+
+    def task(number):
+        raise ValueError(number)
+
+    logging.getLogger().addHandler(Broken())
+    print(len(list(run_parallel(task, range(100), return_exceptions=True))))
+    """
+    done = run(todo)
+    assert (done.returncode, done.stdout) == (0, "100\n"), done.stderr
 
 
 # -------------------------------------------------------------------------------------------- Errors that nobody raises
@@ -196,3 +273,17 @@ def test_a_run_puts_the_hook_for_such_errors_back(platform: Simulator, load: Loa
     assert load(platform).run(lambda: during.append(sys.unraisablehook)) == 0
     assert during != [before]
     assert sys.unraisablehook is before
+
+
+def test_an_error_in_a_destructor_may_come_while_figures_are_counted(load: Load) -> None:
+    template = load()
+
+    def count_within() -> None:
+        with template._figures.lock:  # where the garbage collector may run
+            template._figures.count("count", "calls")
+
+    thread = threading.Thread(target=count_within, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert template._figures.total("calls") == 1
