@@ -30,14 +30,6 @@ def test_every_function_of_the_table_returns_what_the_platform_holds(template: A
     assert template.get_request_by_tube(tube) == study.request(tube)
 
 
-def test_an_empty_centre_has_no_inclusions(simulator: Start, load: Load) -> None:
-    template = load(simulator("--patients", "0"))
-    template.login()
-    for organization in template.get_all_organizations():
-        assert template.get_all_inclusions(organization["id"]) == []
-        assert template.search_inclusions(organization["id"], 1000, 1) == []
-
-
 def test_all_inclusions_come_from_as_many_pages_as_it_takes(simulator: Start, load: Load) -> None:
     platform = simulator("--centres", "1", "--patients", "2001")
     template, study = load(platform), study_of(platform)

@@ -107,25 +107,25 @@ def bar(name: str, state: str) -> str:
 HALFWAY = [bar("all", "0/6"), *[bar("task [123]", "5/10")] * 3]
 
 
+NARROW = [r"all  .*", *[r"task [123]  .*"] * 3]
+WIDTHS = {
+    120: (HALFWAY, [bar("all", "6/6"), "my_script: done; .*"]),
+    80: (HALFWAY, [bar("all", "6/6"), "my_script: done; .*"]),
+    40: (NARROW, [r"all  .*", "my_script: done; 3 calls in .*", ".*"]),
+}
+
+
 @on_posix
-@pytest.mark.parametrize("columns", [120, 80])
+@pytest.mark.parametrize("columns", WIDTHS)
 def test_the_bars_of_tasks_have_a_row_each_below_that_of_the_loop_and_leave_a_clean_screen(
     script: Script, platform: Simulator, columns: int
 ) -> None:
+    halfway, end = WIDTHS[columns]
     with Screen(script(TASKS_WITH_BARS + LOOP), platform, columns) as screen:
-        screen.shows(*HALFWAY)
+        screen.shows(*halfway)
         screen.allow("go on")
         assert screen.exit_code() == 0
-        screen.shows(bar("all", "6/6"), "my_script: done; .*")
-
-
-@on_posix
-def test_on_a_narrow_terminal_each_bar_still_has_one_row(script: Script, platform: Simulator) -> None:
-    with Screen(script(TASKS_WITH_BARS + LOOP), platform, 40) as screen:
-        screen.shows(r"all  .*", *[r"task [123]  .*"] * 3)
-        screen.allow("go on")
-        assert screen.exit_code() == 0
-        screen.shows(r"all  .*", "my_script: done; 3 calls in .*", ".*")
+        screen.shows(*end)
 
 
 @on_posix

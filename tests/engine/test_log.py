@@ -66,14 +66,6 @@ def test_a_log_that_cannot_be_written_is_one_line(copy: Path, platform: Simulato
     assert sum(platform.seen()["requests"].values()) == 0
 
 
-def test_the_log_is_appended_to(copy: Path) -> None:
-    run_script(copy, None)
-    first = log_of(copy)
-    run_script(copy, None)
-    assert log_of(copy).startswith(first)
-    assert log_of(copy).count(" my_script started, ") == 2
-
-
 @posix
 @pytest.mark.parametrize("older", [False, True])
 def test_the_log_is_its_owners_alone_to_read_without_a_word(platform: Simulator, script: Script, older: bool) -> None:

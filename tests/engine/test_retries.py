@@ -156,14 +156,6 @@ def test_the_delay_doubles_with_jitter_up_to_the_cap(monkeypatch: pytest.MonkeyP
         assert full / 2 <= min(delays) < max(delays) <= full
 
 
-@settings(derandomize=True, deadline=None)
-@given(ahead=st.integers(1, 50))
-def test_no_retry_comes_earlier_than_retry_after_asks(ahead: int) -> None:
-    date = http_date((NOW + timedelta(seconds=ahead)), "GMT")
-    for header in (str(ahead), date):
-        assert ahead <= template._retry_delay(1, template._retry_after_seconds(header, NOW.timestamp())) <= ahead + 0.5
-
-
 # --------------------------------------------------------------------------------------- Against the simulated platform
 
 

@@ -76,18 +76,6 @@ def in_order(values: Any) -> list[str]:
     return sorted(map(repr, values))
 
 
-def test_login_alone_configures_every_enabled_service(template: Any, platform: Simulator) -> None:
-    assert list(template.tokens) == ["IAM", "RC", "GDD"]
-    for service in template.tokens.values():
-        assert {service["access_token"], service["refresh_token"]} <= set(platform.tokens())
-
-
-def test_a_decorated_get_with_base_url_and_relative_path(template: Any, study: Study) -> None:
-    written_by_the_author(template, DECORATED_GET)
-    assert template.my_organizations() == study.organizations
-    assert template.my_organizations.__name__ == "my_organizations"
-
-
 def test_a_decorated_post_with_its_query_string_in_the_path(template: Any, study: Study) -> None:
     written_by_the_author(template, DECORATED_POST)
     centre = study.organizations[0]["id"]
@@ -100,6 +88,7 @@ def test_a_base_url_set_for_one_service_does_not_lead_calls_of_another_astray(te
     tube = a_tube(study)
     assert template.get_request_by_tube(tube) == study.request(tube)
     assert template.my_organizations() == study.organizations
+    assert template.my_organizations.__name__ == "my_organizations"
 
 
 def test_the_pool_with_a_bar_and_as_completed_gives_every_result(template: Any, study: Study) -> None:

@@ -298,12 +298,6 @@ def test_a_list_of_names_that_nothing_else_speaks_for_is_told_as_what_it_could_b
     assert "not seen RC address" in output
 
 
-def test_a_list_with_ids_and_names_that_no_call_uses_is_not_taken_for_the_centres(told: Told) -> None:
-    output = told(lambda entries: None, "chromium-moved-all")
-    assert "/roles.json" in unpacked("chromium-moved-all")
-    assert "RC organizations: method and path GET /rc/v2/centres" in output
-
-
 def test_a_part_of_a_path_that_is_a_value_of_a_patient_is_shown_as_id(told: Told) -> None:
     def by_name(entries: Entries) -> None:
         record = of(entries, "/v2/patients/record")[0]

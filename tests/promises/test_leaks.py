@@ -5,9 +5,10 @@ import os
 import random
 import re
 import string
+from pathlib import Path
 
 import pytest
-from helpers import Ran, Run, Script, answer, log_of, needs_posix, run_script
+from helpers import Ran, Run, answer, needs_posix
 from server import Simulator
 
 posix = needs_posix(reason="Windows has no file modes, no pipes with a name, no /dev")
@@ -160,12 +161,11 @@ NOT_PRIVATE = r"(?m)^[^\n]*my_script\.log\b[^\n]*\b(private|as it is)\b"
 
 
 @posix
-def test_a_log_that_is_a_link_to_a_device_is_written_and_leaves_it_alone(platform: Simulator, script: Script) -> None:
-    path = script("logging.info('into the device')")
+def test_a_log_that_is_a_link_to_a_device_is_written_and_leaves_it_alone(run: Run, tmp_path: Path) -> None:
     master, device = os.openpty()
     before = os.fstat(device).st_mode
-    path.with_suffix(".log").symlink_to(os.ttyname(device))
-    done = run_script(path, platform)
+    (tmp_path / "my_script.log").symlink_to(os.ttyname(device))
+    done = run("logging.info('into the device')")
     after = os.fstat(device).st_mode
     os.set_blocking(master, False)
     arrived = os.read(master, 65_536)
@@ -178,13 +178,12 @@ def test_a_log_that_is_a_link_to_a_device_is_written_and_leaves_it_alone(platfor
 
 
 @posix
-def test_a_log_that_is_a_pipe_is_written_as_it_is(platform: Simulator, script: Script) -> None:
-    path = script("logging.info('into the pipe')")
-    log = path.with_suffix(".log")
+def test_a_log_that_is_a_pipe_is_written_as_it_is(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "my_script.log"
     os.mkfifo(log, 0o644)
     log.chmod(0o644)
     reader = os.open(log, os.O_RDWR)  # a pipe that the reader may write to is open from the start, and has no end
-    done = run_script(path, platform)
+    done = run("logging.info('into the pipe')")
     os.set_blocking(reader, False)
     arrived = os.read(reader, 65_536)
     os.close(reader)
@@ -195,26 +194,24 @@ def test_a_log_that_is_a_pipe_is_written_as_it_is(platform: Simulator, script: S
 
 
 @posix
-def test_a_pipe_without_a_reader_as_log_holds_nothing_up_and_is_said(platform: Simulator, script: Script) -> None:
-    path = script("print(len(get_all_organizations()))")
-    os.mkfifo(path.with_suffix(".log"))
-    done = run_script(path, platform)
+def test_a_pipe_without_a_reader_as_log_holds_nothing_up_and_is_said(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "my_script.log")
+    done = run("print(len(get_all_organizations()))")
     assert (done.returncode, done.stdout) in [(0, "5\n"), (2, "")], done.stderr
     assert re.search(r"(?m)^[^\n]*my_script\.log\b", done.stderr), done.stderr
 
 
 @posix
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
-def test_a_log_of_somebody_elses_is_written_and_stays_as_open_as_it_was(platform: Simulator, script: Script) -> None:
-    path = script("logging.info('into the file')")
-    log = path.with_suffix(".log")
+def test_a_log_of_somebody_elses_is_written_and_stays_as_open_as_it_was(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "my_script.log"
     log.write_text("from before\n", encoding="utf-8")
     os.chown(log, 12345, -1)
     log.chmod(0o666)
-    done = run_script(path, platform)
+    done = run("logging.info('into the file')")
     assert done.returncode == 0, done.stderr
     assert log.stat().st_mode & 0o777 == 0o666
-    assert re.match(r"(?s)from before\n.*into the file", log_of(path))
+    assert re.match(r"(?s)from before\n.*into the file", done.log)
     assert re.search(NOT_PRIVATE, done.stderr), done.stderr
 
 
@@ -227,11 +224,11 @@ os.chmod = os.fchmod = refuse
 
 
 @posix
-def test_where_chmod_is_refused_it_is_said_that_others_may_read_the_log(platform: Simulator, script: Script) -> None:
+def test_where_chmod_is_refused_it_is_said_that_others_may_read_the_log(run: Run, tmp_path: Path) -> None:
     before = "\ndef main() -> None:"
-    path = script("logging.info('into the file')", edits={before: f"\n{REFUSE_CHMOD}\n{before}"})
-    path.with_suffix(".log").touch(mode=0o644)
-    done = run_script(path, platform)
+    todo, edits = "logging.info('into the file')", {before: f"\n{REFUSE_CHMOD}\n{before}"}
+    (tmp_path / "my_script.log").touch(mode=0o644)
+    done = run(todo, edits)
     assert done.returncode == 0, done.stderr
-    assert "into the file" in log_of(path)
+    assert "into the file" in done.log
     assert re.search(NOT_PRIVATE, done.stderr), done.stderr

@@ -132,16 +132,15 @@ for future in futures:
 """
 
 
+Ready = Callable[[Console, Simulator], bool]
+
+
 def is_busy(console: Console, platform: Simulator) -> bool:
     return "busy" in console.screen()
 
 
-def is_held(console: Console, platform: Simulator) -> bool:
-    return platform.seen()["requests"]["statistics"] > 0
-
-
-def is_logging_in(console: Console, platform: Simulator) -> bool:
-    return platform.seen()["requests"]["login"] > 0
+def has_called(endpoint: str) -> Ready:
+    return lambda console, platform: platform.seen()["requests"][endpoint] > 0
 
 
 @on_windows
@@ -151,14 +150,14 @@ def is_logging_in(console: Console, platform: Simulator) -> bool:
         ("print('busy', flush=True)\nwhile True:\n    pass", is_busy, ()),
         ("print('busy', flush=True)\ntime.sleep(3600)", is_busy, ()),
         ("print('busy', flush=True)\nthreading.Event().wait()", is_busy, ()),
-        ("get_statistics('1')", is_held, ()),
+        ("get_statistics('1')", has_called("statistics"), ()),
         (MANY, is_busy, ()),
-        ("", is_logging_in, ("--latency", "60")),
+        ("", has_called("login"), ("--latency", "60")),
     ],
     ids=["own loop", "sleep", "a wait", "a call", "the results of many calls", "login"],
 )
 def test_ctrl_c_at_the_console_ends_the_run_in_time_with_130_and_a_complete_log(
-    todo: str, ready: Callable[[Console, Simulator], bool], options: tuple[str, ...], script: Script, simulator: Start
+    todo: str, ready: Ready, options: tuple[str, ...], script: Script, simulator: Start
 ) -> None:
     path, platform = script(todo or "pass"), simulator(*options)
     platform.control(**HELD)
