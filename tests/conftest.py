@@ -7,28 +7,14 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import (
-    NO_STREAMS,
-    OWN_CALLS,
-    OWN_IMPORTS,
-    TEMPLATE,
-    TODO_BLOCK,
-    Load,
-    Ran,
-    Run,
-    Script,
-    Start,
-    release,
-    run_script,
-    study_of,
-)
+from helpers import OWN_CALLS, OWN_HEAD, TEMPLATE, TODO_BLOCK, Load, Run, Script, Start, release, run_script, study_of
 from script_file import imported
 from server import Simulator
 from study import Study
@@ -136,12 +122,12 @@ def module(platform: Simulator, logged_in: Load) -> Any:
 def script(tmp_path: Path) -> Script:
     """Make a copy of the template as a user would: `script("print(1)", edits={"old": "new"}, name="my_script.py")`.
 
-    Constants go by keyword: `script("print(1)", MAX_THREADS=60)`. The copy has what `OWN_IMPORTS` imports.
+    Constants go by keyword: `script("print(1)", MAX_THREADS=60)`. The copy has `OWN_HEAD`.
     """
 
     def make(todo: str, *, edits: dict[str, str] | None = None, name: str = "my_script.py", **constants: float) -> Path:
         text = TEMPLATE.read_text(encoding="utf-8")
-        text = re.sub(r"(?m)^import httpx.*\n", lambda line: line[0] + OWN_IMPORTS, text, count=1)
+        text = re.sub(r"(?m)^import httpx.*\n", lambda line: line[0] + OWN_HEAD, text, count=1)
         block = "my own\n" + textwrap.indent(textwrap.dedent(todo).strip("\n"), "    ")
         text, found = TODO_BLOCK.subn(lambda _: block, text)
         assert found == 1, "the template has no TODO block"
@@ -170,9 +156,9 @@ def run(script: Script, platform: Simulator) -> Run:
         todo: str,
         edits: dict[str, str] | None = None,
         on: Simulator | None = platform,
-        streams: Mapping[str, int] = NO_STREAMS,
+        streams: dict[str, int] | None = None,
         **settings: float | str,
-    ) -> Ran:
+    ) -> Any:
         variables = {name: value for name, value in settings.items() if isinstance(value, str)}
         constants = {name: value for name, value in settings.items() if not isinstance(value, str)}
         return run_script(script(todo, edits=edits, **constants), on, streams, **variables)

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +49,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 """
+# What a script has at its head: these, and a way to change the simulated platform as a test does.
+OWN_HEAD = f"""{OWN_IMPORTS}
+
+def control(**settings):
+    address = MICROSERVICES["RC"]["base_url"].removesuffix("/rc") + "/_sandbox/control"
+    httpx.post(address, json=settings).raise_for_status()
+"""
 
 # What a script adds for the two endpoints that only the simulated platform has.
 OWN_CALLS = """
@@ -76,7 +83,6 @@ Start = Callable[..., Simulator]
 Load = Callable[..., Any]
 Script = Callable[..., Path]
 Run = Callable[..., "Ran"]
-NO_STREAMS: Mapping[str, int] = {}
 
 
 def release(module: Any) -> None:
@@ -127,7 +133,7 @@ class Ran:
 def run_script(
     path: Path,
     platform: Simulator | None,
-    streams: Mapping[str, int] = NO_STREAMS,
+    streams: dict[str, int] | None = None,
     redirect: str = "",
     **variables: str,
 ) -> Ran:
@@ -135,7 +141,7 @@ def run_script(
     command = [sys.executable, str(path)]
     if redirect:
         command = ["/bin/sh", "-c", f"exec {shlex.join(command)} {redirect}"]
-    done = finished_in(path.parent, command, environment_for(platform, **variables), **streams)
+    done = finished_in(path.parent, command, environment_for(platform, **variables), **(streams or {}))
     return Ran(path, done.returncode, done.stdout, done.stderr)
 
 

@@ -10,20 +10,8 @@ from pathlib import Path
 
 import pytest
 import tqdm
-from helpers import (
-    OWN_CALLS,
-    WATCHDOG,
-    Load,
-    Run,
-    Script,
-    answer,
-    environment_for,
-    log_of,
-    needs_posix,
-    on_terminal,
-    wait_until,
-)
-from server import Simulator
+from helpers import OWN_CALLS, Load, Run, Script, answer, environment_for, log_of, needs_posix, on_terminal, wait_until
+from server import WATCHDOG, Simulator
 
 if sys.platform != "win32":
     import pexpect

@@ -94,9 +94,7 @@ def test_a_wrong_number_of_threads_is_named_with_its_range(refusal: Refusal, val
 
 
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
-def test_unreadable_certificates_are_named_with_their_variable(
-    refusal: Refusal, tmp_path: Path, content: str | None
-) -> None:
+def test_unreadable_certificates_are_named_by_variable(refusal: Refusal, tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content, encoding="utf-8")
@@ -142,9 +140,7 @@ LACKING = {
 
 
 @pytest.mark.parametrize(("lacking", "words"), LACKING.items())
-def test_what_microservices_lacks_is_said_before_anything_is_sent(
-    refusal: Refusal, lacking: tuple[str, ...], words: str
-) -> None:
+def test_what_microservices_lacks_is_said_by_name(refusal: Refusal, lacking: tuple[str, ...], words: str) -> None:
     assert re.search(words, refusal(lacking=lacking))
 
 

@@ -10,8 +10,6 @@ from server import Simulator
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is POSIX")
 
 
-EXPIRE = 'get_httpx_client().post(os.environ["EB_RC_URL"][:-3] + "/_sandbox/control", json={"expire": "RC"})\n'
-
 # Beside main(), where children find it: whether the answers are those to the numbers that were asked for.
 RIGHT = """
 import multiprocessing
@@ -112,9 +110,7 @@ def test_parent_and_children_get_their_own_answers(platform: Simulator, forking:
     assert finished.stdout == f"{answers} {answers}\nTrue\n"
 
 
-def test_a_client_that_a_script_keeps_reads_none_of_the_parents_answers_in_a_child(
-    platform: Simulator, forking: Run
-) -> None:
+def test_a_client_that_a_script_keeps_reads_no_answer_of_a_parent_in_a_child(platform: Simulator, forking: Run) -> None:
     platform.control(latency=0.02)
     kept = """
 @api_call_with_retry("RC")
@@ -158,9 +154,9 @@ def test_a_child_that_comes_out_of_main_by_an_exception_says_so(run: Run) -> Non
 
 
 def test_children_renew_a_token_without_spending_their_parents_refresh_token(platform: Simulator, forking: Run) -> None:
-    todo = f"""
+    todo = """
 echo(0)
-{EXPIRE}
+control(expire="RC")
 with fork.Pool(4) as children:
     print(all(children.map(is_right, range(100), chunksize=1)))
 print(echo(1))

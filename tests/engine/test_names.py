@@ -103,8 +103,7 @@ def work(eb):
     centres = eb.get_all_organizations()
     pages = dict(eb.run_parallel(eb.get_all_inclusions, [centre["id"] for centre in centres], desc="Centres"))
     patients = [row["patientId"] for centre in centres for row in pages[centre["id"]]]
-    expire = eb.get_httpx_client().post(os.environ["EB_RC_URL"][:-3] + "/_sandbox/control", json={{"expire": "RC"}})
-    expire.raise_for_status()
+    eb.control(expire="RC")
     records = dict(eb.run_parallel(eb.get_record_by_patient, [*patients, "nobody"], return_exceptions=True))
     print(len(patients), [eb.describe(each) for each in records.values() if isinstance(each, Exception)])
     rows = [records[patient] for patient in patients]

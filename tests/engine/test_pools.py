@@ -401,9 +401,7 @@ def test_a_submit_sideways_or_up_runs_inline_and_returns_a_finished_future(templ
 
 @pytest.mark.parametrize("raised", [Broken, KeyboardInterrupt, GeneratorExit])
 @pytest.mark.parametrize("name", POOLS)
-def test_whatever_a_task_raises_comes_out_and_kills_no_worker(
-    template: Any, name: str, raised: type[BaseException]
-) -> None:
+def test_what_a_task_raises_comes_out_and_ends_no_worker(template: Any, name: str, raised: type[BaseException]) -> None:
     resize(template, 1, 1)
 
     def task() -> None:
@@ -441,8 +439,7 @@ def test_what_a_failed_task_worked_on_goes_with_its_future(template: Any, name: 
 
 def test_a_with_whose_tasks_were_stopped_does_not_end_as_if_they_were_done(run: Run) -> None:
     todo = """
-    control = os.environ["EB_RC_URL"].replace("/rc", "/_sandbox/control")
-    get_httpx_client().post(control, json={"restart": True, "password": "another"})
+    control(restart=True, password="another")
     with main_thread_pool as executor:
         executor.submit(get_all_organizations)
     print("a short file")

@@ -23,14 +23,13 @@ for library in ("httpx", "httpcore", "httpx2", "httpcore2"):
 """
 # Faults begin after the login, which gives up at a web page.
 FAULTY = f"""
-control = os.environ["EB_RC_URL"][:-3] + "/_sandbox/control"
 faults = dict.fromkeys({KINDS!r}, float(os.environ["RATE"]) / {len(KINDS)})
-get_httpx_client().post(control, json={{"faults": faults, "slow": 0.01}})
+control(faults=faults, slow=0.01)
 """
 BUSY = """
 for number, _ in run_parallel(echo, range(150)):
     if number == 75:
-        get_httpx_client().post(control, json={"expire": "all"})
+        control(expire="all")
 get_record_by_patient(get_all_inclusions(get_all_organizations()[0]["id"])[0]["patientId"])
 """
 CRASHES = {

@@ -347,9 +347,7 @@ def test_a_call_of_iam_that_is_always_refused_is_raised_after_few_logins(platfor
     assert 1 < platform.seen()["logins"]["accepted"] <= 10
 
 
-def test_one_may_log_in_after_the_run_stopped(
-    platform: Simulator, module: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_may_log_in_after_a_run_stopped(platform: Simulator, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     platform.control(password="changed", restart=True)
     for _ in range(2):
         with pytest.raises(module.RunStopped, match="IAM login: refused with HTTP 401"):

@@ -144,6 +144,10 @@ def has_said(words: str, suffix: str = ".out") -> Callable[[Running, Simulator],
     return lambda running, platform: running.says(words, suffix)
 
 
+BACKING_OFF: dict[str, Any] = {
+    "constants": {"WAIT_BEFORE_RETRY": 60},
+    "settings": {"hold": 0, "answer": {"statistics": answer(503)}},
+}
 STATES = {
     "login": State("", waits_for_an_answer("login"), settings={"latency": 60}),
     "60 calls held": State(
@@ -154,15 +158,9 @@ STATES = {
     "backing off": State(
         "list(run_parallel(get_statistics, itertools.repeat('1')))",
         has_said("next in", ".log"),
-        constants={"WAIT_BEFORE_RETRY": 60},
-        settings={"hold": 0, "answer": {"statistics": answer(503)}},
+        **BACKING_OFF,
     ),
-    "backing off in the main thread": State(
-        "get_statistics('1')",
-        has_said("next in", ".log"),
-        constants={"WAIT_BEFORE_RETRY": 60},
-        settings={"hold": 0, "answer": {"statistics": answer(503)}},
-    ),
+    "backing off in the main thread": State("get_statistics('1')", has_said("next in", ".log"), **BACKING_OFF),
     "queue of 100,000": State(
         """
         with main_thread_pool as executor:

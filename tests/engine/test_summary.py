@@ -8,20 +8,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from helpers import (
-    OWN_CALLS,
-    SUMMARY,
-    Load,
-    Run,
-    Start,
-    answer,
-    line_of,
-    log_of,
-    ran,
-    run_script,
-    summary_of,
-    wait_until,
-)
+from helpers import OWN_CALLS, SUMMARY, Load, Run, Start, answer, line_of, ran, run_script, summary_of, wait_until
 from server import Simulator
 
 ENDPOINTS = {
@@ -237,6 +224,6 @@ def test_the_log_tells_who_ran_what(copy: Path, platform: Simulator) -> None:
     assert done.returncode == 0, done.stderr
     version = re.search(r'(?m)^TEMPLATE_VERSION = "(.+?)"', copy.read_text(encoding="utf-8"))
     assert version
-    started = log_of(copy).splitlines()[0]
+    started = done.log.splitlines()[0]
     assert f" my_script started, template {version[1]}, Python {sys.version.split()[0]} on " in started
-    assert f" user {platform.options.user}, 7 threads, services IAM, RC, GDD\n" in log_of(copy)
+    assert f" user {platform.options.user}, 7 threads, services IAM, RC, GDD\n" in done.log

@@ -200,9 +200,8 @@ def lifetime(seen: Seen, path: Path) -> str:
     """How long an access token lives, if it or the answer says so."""
     seconds = shape.jwt_lifetime(str(shape.at(seen.body, *path)), time.time())
     if seconds is not None:
-        return "; a JWT that " + (
-            "never expires" if math.isnan(seconds) else f"expires after {shape.duration(seconds)}"
-        )
+        ends = "never expires" if math.isnan(seconds) else f"expires after {shape.duration(seconds)}"
+        return f"; a JWT that {ends}"
     told = shape.at(seen.body, *path[:-1], "expires_in")
     return f"; expires after {shape.duration(told)}" if type(told) is int and 0 < told < 1e9 else ""
 

@@ -39,8 +39,7 @@ import json
 counts = {}
 for organization in get_all_organizations():
     counts[organization["id"]] = len(get_all_inclusions(organization["id"]))
-    control = MICROSERVICES["RC"]["base_url"].removesuffix("/rc") + "/_sandbox/control"
-    httpx.post(control, json={"expire": "RC"}).raise_for_status()
+    control(expire="RC")
 print(json.dumps(counts))
 """
 

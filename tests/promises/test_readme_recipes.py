@@ -14,18 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import (
-    TEMPLATE,
-    Script,
-    Start,
-    answer,
-    environment_for,
-    finished_in,
-    log_of,
-    patients_of,
-    study_of,
-    wait_until,
-)
+from helpers import TEMPLATE, Script, Start, answer, environment_for, finished_in, patients_of, study_of, wait_until
 from readme_and_spec import RECIPES
 from server import Simulator
 from study import Study
@@ -175,7 +164,7 @@ def test_a_patient_who_has_left_is_told_and_taken_out(recipe: Recipe, study: Stu
     recipe.fetch()
     recipe.platform.control(answer=inclusions_of(stays))
     assert "no longer in any centre: 1 patients" in recipe.fetch()
-    assert "no longer in any centre: 1 patients" in log_of(recipe.path)
+    assert "no longer in any centre: 1 patients" in recipe.path.with_suffix(".log").read_text(encoding="utf-8")
     assert [line["patientId"] for line in lines_of(recipe.batch)] == [stays]
     assert len(table_of(recipe.batch / "patients.csv")) == 1 + 1
 

@@ -167,8 +167,7 @@ def test_a_web_page_for_a_login_is_called_one(platform: Simulator, run: Run, end
 
 
 RENEW = """
-control = os.environ["EB_RC_URL"][:-3] + "/_sandbox/control"
-get_httpx_client().post(control, json=PAGE | {"revoke_refresh": True}).raise_for_status()
+control(**PAGE, revoke_refresh=True)
 print(len(get_all_organizations()))
 """
 
