@@ -183,5 +183,4 @@ def log_levels() -> Iterator[None]:
 
 @pytest.fixture
 def study(platform: Simulator) -> Study:
-    """What the platform simulates."""
     return study_of(platform)

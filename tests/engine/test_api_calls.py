@@ -133,6 +133,18 @@ def test_whatever_a_server_does_every_page_gives_its_very_rows_or_an_error(data:
         assert sorted(ids) == list(range(len(server.rows))), "short"
 
 
+def test_pages_without_end_are_an_error_as_soon_as_they_hold_more_than_there_is(load: Load) -> None:
+    asked = []
+
+    def fetch(limit: int, page: int) -> dict[str, Any]:
+        asked.append(page)
+        return {"data": rows_of(range(page * limit, (page + 1) * limit)), "total": 25}
+
+    with pytest.raises(ValueError, match="page 3 does not fit"):
+        load().every_page(fetch, "id", 10)
+    assert asked == [1, 2, 3]
+
+
 def test_a_row_that_goes_away_between_two_pages_is_an_error_as_another_one_is_missed(load: Load) -> None:
     rows = rows_of(range(20))
 

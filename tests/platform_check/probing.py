@@ -151,7 +151,6 @@ def host_of(url: str) -> str:
 
 
 def resolves(host: str) -> bool:
-    """Whether a host's name leads to an address."""
     try:
         return bool(socket.getaddrinfo(host, None))
     except (OSError, UnicodeError):

@@ -296,7 +296,6 @@ def evaluated(node: ast.AST | None) -> Any:
 
 
 def walked(node: ast.AST | None, kind: type[N] | tuple[type[N], ...]) -> list[N]:
-    """All nodes of a kind in a part of the source."""
     return [each for each in ast.walk(node) if isinstance(each, kind)] if node else []
 
 

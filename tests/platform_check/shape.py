@@ -218,7 +218,6 @@ def ids_in(rows: Iterable[Any], wanted: str) -> list[str]:
 
 
 def find_tube(value: Any) -> str | None:
-    """The id of some sample tube, anywhere in a record."""
     return next((text for key, text in texts_in(value) if "tube" in key.lower()), None)
 
 

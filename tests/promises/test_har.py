@@ -205,7 +205,6 @@ def test_the_addresses_to_export_are_all_that_a_platform_as_assumed_needs(simula
 
 
 def as_base64(entries: Entries) -> None:
-    """Bodies as some browsers write them."""
     for entry in entries:
         content = entry["response"]["content"]
         if content.get("text"):
@@ -214,7 +213,6 @@ def as_base64(entries: Entries) -> None:
 
 
 def with_unknown_sizes(entries: Entries) -> None:
-    """Sizes and times that a browser does not know."""
     for entry in entries:
         for part in (entry["request"], entry["response"]):
             part["headersSize"] = part["bodySize"] = -1
@@ -223,7 +221,6 @@ def with_unknown_sizes(entries: Entries) -> None:
 
 
 def by_http2(entries: Entries) -> None:
-    """Headers as over HTTP/2."""
     for entry in entries:
         method, url = entry["request"]["method"], entry["request"]["url"]
         entry["request"]["headers"] += [{"name": ":method", "value": method}, {"name": ":path", "value": url}]

@@ -90,7 +90,7 @@ def test_the_commands_of_the_readme_work_one_after_the_other_in_a_clone(clone: P
     variables = platform.environment()
     unnamed = {name: value for name, value in variables.items() if not name.endswith("_URL")}
     commands = filled_in("".join(blocks("sh")), variables).replace("python3 tests ", "python3 tests --collect-only -q ")
-    commands = re.sub(r".*--har .*\n", "", commands)  # a recording takes a browser: see test_check_platform_har
+    commands = re.sub(r".*--har .*\n", "", commands)  # a recording takes a browser: see test_har
     environment = {**git_environment(), **unnamed, "PATH": f"{tools}:{os.environ['PATH']}"}
     done = shell("set -ex\n" + commands, clone, environment)
     if done.returncode and re.findall(r"(?m)^\+ .*", done.stderr)[-1].startswith("+ .venv/bin/pip"):

@@ -120,7 +120,6 @@ def target(port: str, start: str) -> dict[str, str] | None:
 
 
 def by_firefox(url: str) -> str:
-    """The HAR of a visit by Firefox."""
     from marionette_driver.marionette import Marionette
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:

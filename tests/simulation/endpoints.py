@@ -35,7 +35,6 @@ async def config_token(service: str, platform: Platform, request: Request) -> Re
 
 
 async def refresh_token(service: str, platform: Platform, request: Request) -> Response:
-    """Exchange a refresh token for a new pair."""
     pair = platform.sessions[service].renew(str((await _body(request)).get("refresh_token")))
     platform.seen.refreshes["accepted" if pair else "refused"] += 1
     await asyncio.sleep(platform.conditions.slow_refresh)
@@ -53,7 +52,6 @@ async def statistics(platform: Platform, request: Request) -> Response:
 
 
 async def search_inclusions(platform: Platform, request: Request) -> Response:
-    """Return one page of a centre's inclusions."""
     organization = str((await _body(request)).get("organization"))
     conditions = platform.conditions
     limit = min(_number(request, "limit", 1), conditions.page_cap)
@@ -91,7 +89,6 @@ async def echo(platform: Platform, request: Request) -> Response:
 
 
 async def unknown(platform: Platform, request: Request) -> Response:
-    """Say that the simulation ends here."""
     call = f"{request.method} {request.url.path}"
     platform.seen.unknown[call] += 1
     raise HTTPException(404, f"the sandbox has no endpoint {call}")

@@ -164,14 +164,12 @@ class Simulator:
         }
 
     def seen(self) -> dict[str, Any]:
-        """Return what the platform has counted."""
         return cast("dict[str, Any]", self._call("seen"))
 
     def tokens(self) -> list[str]:
         return cast("list[str]", self._call("tokens"))
 
     def control(self, **settings: object) -> None:
-        """Change how the platform behaves from now on."""
         self._call("control", json.dumps(settings).encode())
 
     def _call(self, name: str, body: bytes | None = None) -> object:

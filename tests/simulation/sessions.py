@@ -68,7 +68,6 @@ class Sessions:
         return not access.session.refused and settled <= now
 
     def expire(self) -> None:
-        """Let every access token run out now."""
         for access in self._access.values():
             access.expires_at = time.monotonic()
 

@@ -174,7 +174,6 @@ class Platform:
         self._outage_until = 0.0
 
     def set_faults(self, rates: dict[str, float]) -> None:
-        """Let so many calls go wrong, by kind."""
         self.rates = checked(rates)
 
     def set_outage(self, seconds: float) -> None:
