@@ -160,7 +160,7 @@ def test_an_unattended_run_is_refused_while_another_is_at_work(unattended: Calla
         wait_until(lambda: is_locked(tmp_path / "my_script.py.lock"))
         done = unattended("print('at work')")
         assert (done.returncode, done.stdout) == (1, "")
-        assert "my_script.py: another run is still at work" in done.stderr
+        assert "my_script.py: another run is still going" in done.stderr
         holder.communicate()
     assert shell("flock -n my_script.py.lock true", tmp_path, dict(os.environ)).returncode == 0
 

@@ -1,12 +1,12 @@
-"""Fetch the record and the questionnaires of every patient, and go on where a run stopped.
+"""Fetch the record and the questionnaires of every patient, and resume a run that stopped.
 
-Each patient becomes a line of patients.jsonl as soon as her data has arrived. At the end patients.csv has a row for
-each, and failed.csv says who is missing and why. All land in a folder named after the day, and only you can read them.
+Each patient is written to patients.jsonl as soon as her data has arrived. At the end, patients.csv has a row for every
+patient, and failed.csv says who is missing and why. The files go to a folder named after the day; only you can read it.
 
-    cp tests/recipes/resume.py .              beside the template; to use your own copy, import from that below
+    cp tests/recipes/resume.py .              next to the template; to use your own copy, change the import below
     python3 tests/sandbox.py resume.py        tries it; press Enter when it asks for threads
-    .venv/bin/python resume.py                fetches everybody; started again on the same day, those who are missing
-    .venv/bin/python resume.py 2026-11-30     goes on with the run of another day
+    .venv/bin/python resume.py                fetches all patients; run it again on the same day for those missing
+    .venv/bin/python resume.py 2026-11-30     resumes the run of another day
 """
 
 import csv
@@ -34,22 +34,22 @@ from eb_script_template import (
     subtasks_thread_pool,
 )
 
-# The columns of patients.csv, each with its path in a record. You edit these, and `fetch`.
+# The columns of patients.csv, each with its path in a record. Edit these, and `fetch`.
 COLUMNS = {"pseudonym": ["pseudonym"], "status": ["status"], "phone": ["patient", "phone"], "comment": ["comment"]}
 
-# What a patient may be left out for: no answer, a refusal, an answer that cannot be read or is about somebody else.
+# A patient is left out after these: no response, an error status, or a response that is broken or about someone else.
 EXPECTED = (httpx.HTTPError, json.JSONDecodeError, UnicodeDecodeError, WrongValue)
 
 
 def fetch(inclusion: dict[str, Any]) -> dict[str, Any]:
-    """Return all there is about one patient. The questionnaires are fetched on the subtasks pool, at the same time."""
+    """Return all data about one patient. The questionnaires are fetched at the same time, on the subtasks pool."""
     patient = inclusion["patientId"]
     surveys = subtasks_thread_pool.submit(get_surveys, patient)
     return {"patientId": patient, "record": get_record_by_patient(patient), "surveys": surveys.result()}
 
 
 def main() -> None:
-    os.umask(0o077)  # only you can read what is written from here on; on Windows, whoever can read the folder
+    os.umask(0o077)  # only you can read files written from here on (on Windows, anyone who can read the folder)
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else str(date.today()))
     folder.mkdir(exist_ok=True)
     with (folder / "patients.lock").open("w") as file:
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def refuse_second_run(file: IO[str]) -> None:
-    """End this run if another one holds the file. The system lets go of it, however that run ends."""
+    """End this run if another one has locked the file. The system removes the lock, however that run ends."""
     try:
         if os.name == "nt":
             import msvcrt
@@ -78,13 +78,13 @@ def refuse_second_run(file: IO[str]) -> None:
 
 
 def all_inclusions() -> dict[str, dict[str, Any]]:
-    """Return the inclusion of each patient by her id. A patient of two centres is there once."""
+    """Return the inclusion of each patient by her id. A patient in two centres appears once."""
     centres = run_parallel(lambda centre: get_all_inclusions(centre["id"]), get_all_organizations(), desc="Centres")
     return {inclusion["patientId"]: inclusion for _, inclusions in centres for inclusion in inclusions}
 
 
 def fetch_missing(file: Path, inclusions: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
-    """Fetch the patients who are not in the file yet; return pseudonym and reason of each one who failed."""
+    """Fetch the patients who are not in the file yet; return pseudonym and reason for each one that failed."""
     done = keep_present(file, inclusions)
     missing = [inclusion for patient, inclusion in inclusions.items() if patient not in done]
     tell(f"{file} has {len(done)} of {len(inclusions)} patients")
@@ -101,12 +101,12 @@ def fetch_missing(file: Path, inclusions: dict[str, dict[str, Any]]) -> list[tup
 
 
 def keep_present(file: Path, inclusions: dict[str, dict[str, Any]]) -> set[str]:
-    """Drop patients who have left the study since, and half a line of a run that was killed; return who is there."""
+    """Remove patients who have left the study, and the partial line of a killed run; return those who remain."""
     file.touch()
     lines = {json.loads(line)["patientId"]: line for line in whole_lines(file)}
     present = {patient: line for patient, line in lines.items() if patient in inclusions}
     if len(present) < len(lines):
-        tell(f"Taken out of {file}, as they are no longer in any centre: {len(lines) - len(present)} patients")
+        tell(f"Removed from {file}, because they are no longer in any centre: {len(lines) - len(present)} patients")
     part = file.with_suffix(".part")
     part.write_text("".join(present.values()), encoding="utf-8")
     os.replace(part, file)
@@ -114,19 +114,19 @@ def keep_present(file: Path, inclusions: dict[str, dict[str, Any]]) -> set[str]:
 
 
 def whole_lines(file: Path) -> Iterable[str]:
-    """Yield the lines of a file but the last one, if it has no end."""
+    """Yield the lines of a file, except a last one without a line end."""
     with file.open(encoding="utf-8", errors="replace") as lines:
         yield from (line for line in lines if line.endswith("\n"))
 
 
 def tell(text: str) -> None:
-    """Say it on the terminal and in the log."""
+    """Write a text to the terminal and to the log."""
     print(text)
     logging.info("%s", text)
 
 
 def write_tables(folder: Path, failed: list[tuple[str, str]]) -> None:
-    """Write patients.csv and failed.csv, each by pseudonym."""
+    """Write patients.csv and failed.csv, both sorted by pseudonym."""
     records = [json.loads(line)["record"] for line in whole_lines(folder / "patients.jsonl")]
     rows = [[get_nested_value(record, path) for path in COLUMNS.values()] for record in records]
     write_table(folder / "patients.csv", list(COLUMNS), rows)
@@ -134,9 +134,9 @@ def write_tables(folder: Path, failed: list[tuple[str, str]]) -> None:
 
 
 def write_table(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a CSV that Excel opens with its accents; `;` suits an Excel whose comma is the decimal sign.
+    """Write a CSV file that Excel opens with correct accents; `;` suits an Excel that uses a decimal comma.
 
-    Either the whole file is written, or the previous one stays. Close it in Excel before you start the script again.
+    Either the whole file is written, or the previous one stays. Close it in Excel before you run the script again.
     """
     part = path.with_suffix(".part")
     with part.open("w", encoding="utf-8-sig", errors="replace", newline="") as file:
@@ -147,7 +147,7 @@ def write_table(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) ->
 
 
 def cell(value: object) -> object:
-    """Put an apostrophe before a text that Excel would run as a formula, or whose digits it would change (06...)."""
+    """Put an apostrophe before text that Excel would run as a formula, or whose digits it would change (06...)."""
     changed = isinstance(value, str) and re.match(r"[=+\-@\t\r\n]|0\d+$|\d{16,}$", value)
     return f"'{value}" if changed else value
 

@@ -1,10 +1,10 @@
-"""Make data frames, an Excel workbook, a Parquet file and a chart of the patients that resume.py has fetched.
+"""Create data frames, an Excel workbook, a Parquet file and a chart from the patients that resume.py fetched.
 
-It needs neither the template nor the platform. The files land beside patients.jsonl, and only you can read them.
+This needs neither the template nor the platform. The files go next to patients.jsonl, and only you can read them.
 
     cp tests/recipes/tables.py .
     .venv/bin/pip install pandas xlsxwriter pyarrow matplotlib
-    .venv/bin/python tables.py 2026-11-30     the folder that resume.py has made; in the sandbox resume.sandbox/2026-...
+    .venv/bin/python tables.py 2026-11-30     the folder that resume.py created; in the sandbox, resume.sandbox/2026-...
 """
 
 import json
@@ -20,7 +20,7 @@ import pandas as pd
 def main() -> None:
     folder = Path(*sys.argv[1:])
     if not (folder / "patients.jsonl").is_file():
-        sys.exit(f"{folder} has no patients.jsonl: give the folder that resume.py has made, as tables.py 2026-11-30")
+        sys.exit(f"{folder} has no patients.jsonl: name the folder that resume.py created, as in tables.py 2026-11-30")
     os.umask(0o077)
     records = records_in(folder / "patients.jsonl")
     patients = frame_of(records).drop(columns=["consents", "visits"], errors="ignore")
@@ -28,17 +28,17 @@ def main() -> None:
     write_excel(folder / "patients.xlsx", {"patients": patients, "samples": samples})
     samples.to_parquet(folder / "samples.parquet")
     draw_months(folder / "inclusions.png", patients["inclusionDate"])
-    print(f"wrote patients.xlsx, samples.parquet and inclusions.png into {folder}")
+    print(f"wrote patients.xlsx, samples.parquet and inclusions.png to {folder}")
 
 
 def records_in(file: Path) -> list[dict[str, Any]]:
-    """Read all records; a run that was killed may have left half a line at the end."""
+    """Read all records; a run that was killed may have left a partial line at the end."""
     with file.open(encoding="utf-8", errors="replace") as lines:
         return [json.loads(line, parse_int=whole_number)["record"] for line in lines if line.endswith("\n")]
 
 
 def whole_number(digits: str) -> int | str:
-    """Leave a number of more than 15 digits a text: neither Excel nor a column with gaps holds more of them."""
+    """Keep a number of more than 15 digits as text: neither Excel nor a column with gaps can hold more digits."""
     return int(digits) if len(digits) <= 15 else digits
 
 
@@ -53,9 +53,9 @@ def samples_of(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def frame_of(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Make a data frame. A field of a field has a column of its own, "patient.phone"; whole numbers stay whole."""
+    """Create a data frame. A nested field gets its own column, such as "patient.phone"; whole numbers stay whole."""
     frame = pd.json_normalize(list(rows)).convert_dtypes()
-    for column in frame.columns[frame.dtypes == "object"]:  # lists; fields that are a text here and a number there
+    for column in frame.columns[frame.dtypes == "object"]:  # lists, and fields that mix text and numbers
         frame[column] = frame[column].map(as_text, na_action="ignore").astype("string")
     return frame
 
@@ -65,7 +65,7 @@ def as_text(value: Any) -> str:
 
 
 def write_excel(path: Path, sheets: dict[str, pd.DataFrame]) -> None:
-    """Write a workbook with a sheet for each frame. Texts stay texts: no formula, no link, and 06... keeps its zero."""
+    """Write a workbook with a sheet per frame. Text stays text: no formulas, no links, and 06... keeps its zero."""
     options = {"options": {"strings_to_formulas": False, "strings_to_urls": False}}
     with pd.ExcelWriter(path, engine="xlsxwriter", engine_kwargs=options) as book:
         for name, frame in sheets.items():

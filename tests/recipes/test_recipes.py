@@ -14,7 +14,7 @@ from readme_and_spec import RECIPES
 from server import Simulator
 from study import Study
 
-HINT = "run it by python3 tests --recipes"
+HINT = "run it with python3 tests --recipes"
 pd = pytest.importorskip("pandas", reason=HINT)
 nbclient = pytest.importorskip("nbclient", reason=HINT)
 nbformat = pytest.importorskip("nbformat", reason=HINT)
@@ -25,7 +25,7 @@ LONG = 12345678901234567
 
 @pytest.fixture
 def converted(tmp_path: Path, study: Study) -> Callable[..., Path]:
-    """The folder in which the recipe has read all patients, with these fields of the first one's record changed."""
+    """The folder in which the recipe has read all patients; these fields of the first patient's record are changed."""
 
     def convert(**changed: Any) -> Path:
         records = [study.record(each) or {} for each in patients_of(study)]
@@ -42,7 +42,7 @@ def converted(tmp_path: Path, study: Study) -> Callable[..., Path]:
 
 
 def samples_of(study: Study) -> list[tuple[str, str, str]]:
-    """Patient, visit and tube of every sample, in their order."""
+    """Patient, visit and tube of every sample, in order."""
     return [
         (patient, visit["name"], sample["tubeId"])
         for patient in patients_of(study)
@@ -52,7 +52,7 @@ def samples_of(study: Study) -> list[tuple[str, str, str]]:
 
 
 def sheets_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each sheet of the workbook, each with its cells by their header."""
+    """The rows of each sheet of the workbook; a row maps headers to cells."""
     import openpyxl
 
     book = openpyxl.load_workbook(folder / "patients.xlsx")
@@ -101,7 +101,7 @@ def test_whole_numbers_stay_whole_beside_gaps_however_long_they_are(converted: A
     assert samples["count"].dtype == "Int64"
 
 
-def test_a_field_that_is_a_text_here_and_a_number_there_becomes_a_text(converted: Any) -> None:
+def test_a_field_that_mixes_text_and_numbers_becomes_text(converted: Any) -> None:
     tubes = [{"tubeId": "T1", "code": 7}, {"tubeId": "T2", "code": "7b"}, {"tubeId": "T3", "code": [7]}]
     samples = pd.read_parquet(converted(visits=[{"name": "V", "samples": tubes}]) / "samples.parquet")
     assert list(samples["code"][:3]) == ["7", "7b", "[7]"]
@@ -111,7 +111,7 @@ def test_the_chart_is_a_picture(converted: Any) -> None:
     assert (converted(inclusionDate=None) / "inclusions.png").read_bytes().startswith(PNG)
 
 
-def test_excel_gets_texts_as_texts(converted: Any) -> None:
+def test_text_stays_text_in_excel(converted: Any) -> None:
     folder = converted(comment="=1+1", pseudonym="http://a\x07", patient={"phone": "0612345678"})
     cells = sheets_of(folder)["patients"][0]
     assert (cells["comment"].value, cells["comment"].data_type) == ("=1+1", "s")
@@ -119,8 +119,8 @@ def test_excel_gets_texts_as_texts(converted: Any) -> None:
     assert cells["pseudonym"].hyperlink is None
 
 
-@pytest.mark.skipif(os.name == "nt", reason="on Windows the folder's rights decide")
-def test_the_tables_can_be_read_by_their_owner_alone(converted: Any) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="on Windows, the folder's permissions decide")
+def test_only_their_owner_can_read_the_tables(converted: Any) -> None:
     made = [path for path in converted().iterdir() if path.name != "patients.jsonl"]
     assert len(made) == 3
     assert not any(path.stat().st_mode & 0o077 for path in made)
@@ -128,7 +128,7 @@ def test_the_tables_can_be_read_by_their_owner_alone(converted: Any) -> None:
 
 @pytest.fixture
 def notebook(tmp_path: Path, platform: Simulator, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
-    """Run the notebook beside a copy of the template, with cells before and after its own; what they show, by kind."""
+    """Run the notebook next to a copy of the template, with cells before and after its own; the output by kind."""
     for file in (TEMPLATE, RECIPES / "notebook.ipynb"):
         shutil.copy(file, tmp_path)
     for name, value in environment_for(platform).items():
@@ -156,7 +156,7 @@ def test_the_notebook_shows_the_patients_of_each_centre_and_a_bar(notebook: Any,
     assert re.search(r"(?m)^Total .* 60 *$", shown["result"])
 
 
-def test_a_retry_is_a_line_in_the_log_of_the_notebook_and_none_in_its_cells(
+def test_a_retry_is_shown_in_the_log_of_the_notebook_and_not_in_its_cells(
     notebook: Any, platform: Simulator, tmp_path: Path
 ) -> None:
     platform.control(faults={"503": 0.5})
