@@ -1,8 +1,8 @@
-"""Measure the template against other ways to do the same: python3 tests/benchmark [--quick] [--json FILE].
+"""Compare the template with other ways to do the same work: python3 tests/benchmark [--quick] [--json FILE].
 
-All contenders take turns against one local server. The tables show medians and spread of the rounds, and the median of
-the ratios within each round; what the template is to reach is judged below them, and a table of all ends the report.
-README.md beside this file says how it is measured and what the figures mean. The whole takes 18 minutes.
+All contenders take turns against one local server. The tables show the median and the range of the rounds, and the
+median of the ratios within each round. The goals of the template are judged below each table, and a summary of all
+tables ends the report. README.md in this folder explains the method and the figures. A whole run takes 18 minutes.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from report import Results, lines_of, report, summary
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("httpx", "httpcore", "h11", "tqdm", "httpx2", "requests", "aiohttp", "pycurl", "dlt", "singer-sdk")
-JOB_LIMIT = 900  # seconds; a contender that takes longer hangs
+JOB_LIMIT = 900  # seconds; a contender that takes longer is considered to hang
 
 
 class Benchmark:
-    """The server, and the interpreter of the contenders."""
+    """Measures the parts with one server and one interpreter."""
 
     def __init__(self, python: str, template: Path, url: str) -> None:
         self.python, self.template, self.url = python, template, url
 
     def run(self, part: Part) -> Results:
-        """Let the contenders of a part take turns, each round beginning with another one."""
+        """Let the contenders of a part take turns; every round begins with a different one."""
         results, labels = Results(), list(part.jobs)
         for turn in range(part.rounds):
             for label in labels[turn % len(labels) :] + labels[: turn % len(labels)]:
@@ -55,7 +55,7 @@ class Benchmark:
         return results
 
     def cost(self, job: Job) -> Cost:
-        """Return what one job costs; RuntimeError if it cannot be told."""
+        """Return what one job costs; raises RuntimeError if that could not be measured."""
         self.calls_answered()
         cost: Cost = self.contend(job)
         cost["calls"] = self.calls_answered()
@@ -66,7 +66,7 @@ class Benchmark:
         return cost
 
     def contend(self, job: Job) -> Any:
-        """Carry out a job in a process of its own, if it says so on a copy of the template moved to httpx2."""
+        """Run a job in its own process; if it asks for httpx2, with a copy of the template moved to that."""
         with tempfile.TemporaryDirectory() as folder:
             template = self.template
             if job.get("httpx2"):
@@ -78,18 +78,18 @@ class Benchmark:
         if done.returncode == SKIPPED:
             raise RuntimeError(f"skipped: {done.stdout.strip()}")
         if done.returncode:
-            raise RuntimeError(f"failed: {(done.stderr.strip() or 'without a word').splitlines()[-1]}")
+            raise RuntimeError(f"failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
         return json.loads(done.stdout)
 
     def calls_answered(self) -> int:
-        """Return how many calls the server has answered since this was last asked."""
+        """Return how many calls the server has answered since the last time."""
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{self.url}/count") as response:
             return int(response.read())
 
 
 @contextmanager
 def server(python: str, *options: object) -> Iterator[str]:
-    """Run the server; its address."""
+    """Run the server; yields its address."""
     command = [python, str(HERE / "lean_server.py"), *map(str, options)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -102,7 +102,7 @@ def server(python: str, *options: object) -> Iterator[str]:
 
 
 def machine(python: str, other_python: str) -> dict[str, Any]:
-    """Return what the figures were measured on."""
+    """Describe the machine that the figures were measured on."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -118,7 +118,7 @@ def machine(python: str, other_python: str) -> dict[str, Any]:
 
 
 def load() -> float:
-    """Return how many processes wanted to run in the last minute, the benchmark's own among them."""
+    """Return how many processes wanted to run in the last minute, including those of the benchmark."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else math.nan
 
 
@@ -128,17 +128,17 @@ def parsed() -> argparse.Namespace:
         prog="python3 tests/benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="one small round of each: that all works, not how fast it is")
-    add("--json", type=Path, metavar="FILE", help="write the figures of every round there")
-    add("--only", metavar="TITLE", default="", help="only the tables whose title begins so: 2, or '1. 60'")
-    add("--template", type=Path, default=TEMPLATE, metavar="FILE", help="the copy to measure")
+    add("--quick", action="store_true", help="run one small round of each part, to show that it works")
+    add("--json", type=Path, metavar="FILE", help="write the figures of every round to this file")
+    add("--only", metavar="TITLE", default="", help="only the parts with a table whose title begins so: 2, or '1. 60'")
+    add("--template", type=Path, default=TEMPLATE, metavar="FILE", help="the copy of the template to measure")
     add("--other-python", metavar="FILE", default="/usr/bin/python3", help="another build; default: %(default)s")
-    add("--here", action="store_true", help="use this interpreter and the packages that it has; install nothing")
+    add("--here", action="store_true", help="use this interpreter and its packages; install nothing")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Run the parts and print their tables; 1 if a contender failed."""
+    """Run the parts and print their tables; returns 1 if a contender failed."""
     options = parsed()
     template = options.template.resolve()
     python = sys.executable if options.here else str(environment_python("benchmark/requirements.txt", "-benchmark"))

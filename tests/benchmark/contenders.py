@@ -1,7 +1,7 @@
-"""The contenders of tests/benchmark: each does the same work in its own way, in a process of its own.
+"""The contenders of tests/benchmark: each does the same work in its own way and its own process.
 
-`python tests/benchmark/contenders.py JOB` carries out one job (JSON) and prints what it cost as JSON; exit code 3 and
-the reason if it cannot, as a package is not installed.
+`python tests/benchmark/contenders.py JOB` runs one job (JSON) and prints what it cost as JSON. If it cannot, because a
+package is not installed, it prints the reason, and the exit code is 3.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from measure import (
 TIMEOUT = 60  # seconds; the template's API_TIMEOUT
 BEARER = {"Authorization": "Bearer " + "a" * 200}
 PATH = "/api/records/byPatient?patient=any"
-# Without click: where something else brought it along, httpx imports its own command line, which is not measured here.
+# Without click: if another package installed it, httpx imports its own command line, which is not measured here.
 IMPORT = """
 import json, sys, time
 sys.modules["click"] = None
@@ -46,13 +46,13 @@ print(json.dumps(dict(wall=time.perf_counter() - wall, cpu=time.process_time() -
 
 
 def template_calls(job: Job) -> Cost:
-    """Make an API function's calls as the template has it."""
+    """Make the calls with an API function of the template."""
     template = template_of(job)
     return in_run_parallel(job, template, lambda _: template.get_record_by_patient("any"))
 
 
 def template_existing_form(job: Job) -> Cost:
-    """Make the calls as existing scripts have them."""
+    """Make the calls as existing scripts do."""
     template = template_of(job)
 
     @template.api_call_with_retry("RC")  # type: ignore[untyped-decorator]
@@ -71,7 +71,7 @@ def template_on_other_python(job: Job) -> Cost:
     """Make the calls on another Python of the same version, with the packages of this one."""
     python, ours, other = job["python"], build_of(sys.executable), build_of(job["python"])
     if other == ours or other.split(".")[:2] != ours.split(".")[:2]:
-        raise Skipped(f"{python} is no other build of Python {sys.version_info[0]}.{sys.version_info[1]}")
+        raise Skipped(f"{python} is not another build of Python {sys.version_info[0]}.{sys.version_info[1]}")
     packages = [path for path in sys.path if path.endswith("-packages")]
     command = [python, __file__, json.dumps({**job, "contender": "template_calls"})]
     settings = {**os.environ, "PYTHONPATH": os.pathsep.join(packages)}
@@ -80,7 +80,7 @@ def template_on_other_python(job: Job) -> Cost:
 
 
 def bare_httpx(job: Job) -> Cost:
-    """Make the calls as existing scripts have them, without a template."""
+    """Make the calls as existing scripts do, without the template."""
     import httpx
 
     context = httpx.create_ssl_context()
@@ -97,7 +97,7 @@ def bare_httpx(job: Job) -> Cost:
 
 
 def requests_calls(job: Job) -> Cost:
-    """Make the calls with requests, a session per thread."""
+    """Make the calls with requests, with a session per thread."""
     import requests
 
     session_of_thread, url = per_thread(requests.Session), job["url"] + "/rc" + PATH
@@ -111,7 +111,7 @@ def requests_calls(job: Job) -> Cost:
 
 
 def pycurl_calls(job: Job) -> Cost:
-    """Make the calls with pycurl, a handle per thread."""
+    """Make the calls with pycurl, with a handle per thread."""
     import pycurl
 
     url = job["url"] + "/rc" + PATH
@@ -137,7 +137,7 @@ def pycurl_calls(job: Job) -> Cost:
 
 
 def aiohttp_calls(job: Job) -> Cost:
-    """Make the calls with aiohttp, as many workers as the others have threads."""
+    """Make the calls with aiohttp, with as many workers as the others have threads."""
     import aiohttp
 
     url, loop = job["url"] + "/rc" + PATH, asyncio.new_event_loop()
@@ -163,7 +163,7 @@ def aiohttp_calls(job: Job) -> Cost:
 
 
 def template_clients(job: Job) -> Cost:
-    """Make the template's clients, in as many threads at the same time."""
+    """Create the template's clients, each in its own thread, all at once."""
     import httpcore  # noqa: F401 - httpx does so with the first client
 
     template = template_of(job)
@@ -177,7 +177,7 @@ def template_clients(job: Job) -> Cost:
 
 
 def naive_clients(job: Job) -> Cost:
-    """Make clients as everyone does at first; one after the other, as 60 threads at once take far longer."""
+    """Create clients in the obvious way, one after the other: 60 threads at once take far longer."""
     import httpcore  # noqa: F401 - httpx does so with the first client
     import httpx
 
@@ -190,12 +190,12 @@ def template_items(job: Job) -> Cost:
 
 
 def all_submitted(job: Job) -> Cost:
-    """Send items that cost nothing through an executor that is given all of them at once."""
+    """Send items that cost nothing through an executor that gets all of them at once."""
     return in_plain_pool(job, lambda item: item)
 
 
 def importing(job: Job) -> Cost:
-    """Measure a statement in a fresh interpreter; the first time does not count, it may have to compile."""
+    """Measure a statement in a new interpreter; the first time is not counted, because it may include compilation."""
     shutil.copy(job["template"], "script.py")
     cached = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, "-c", IMPORT.format(job["statement"])]
@@ -205,7 +205,7 @@ def importing(job: Job) -> Cost:
 
 
 def versions(job: Job) -> dict[str, str | None]:
-    """Tell the versions of packages; None for one that is not installed."""
+    """Return the versions of packages; None for one that is not installed."""
     installed = {each.name.replace("_", "-"): each.version for each in importlib.metadata.distributions()}
     return {package: installed.get(package) for package in job["packages"]}
 
@@ -223,7 +223,7 @@ CONTENDERS: dict[str, Callable[[Job], object]] = {
 
 
 def main() -> None:
-    """Carry out the job of the command line."""
+    """Run the job from the command line."""
     job = json.loads(sys.argv[1])
     try:
         print(json.dumps(CONTENDERS[job["contender"]](job)))

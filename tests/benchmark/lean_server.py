@@ -1,9 +1,9 @@
-"""The server that tests/benchmark measures against: the simulated study, rendered in advance.
+"""The server that tests/benchmark measures against: the simulated study, with responses prepared in advance.
 
 `python tests/benchmark/lean_server.py [--centres N] [--patients N]` prints {"url": "http://127.0.0.1:PORT"} when it
-listens, and ends when its standard input is closed. A base_url is `{url}/{latency in seconds}/{service}`; GET /count
-tells how many calls were answered with data since it was last asked. It is far leaner than the simulated platform (no
-routing, no tokens, no faults), so that it is the client that is measured.
+listens, and ends when its standard input is closed. A base_url is `{url}/{latency in seconds}/{service}`. GET /count
+returns how many calls were answered with data since the last GET /count. The server does much less than the simulated
+platform (no routing, no tokens, no faults), so that only the client is measured.
 """
 
 import argparse
@@ -26,13 +26,13 @@ NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}"
 
 
 def answer(value: object) -> bytes:
-    """Render a whole response."""
+    """Prepare a whole response."""
     body = json.dumps(value, ensure_ascii=False).encode()
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
 def answers_of(study: Study) -> dict[str, bytes]:
-    """Render what each call gets: GET by path and query, POST by path and the first value of its body."""
+    """Prepare every response: GET by path and query, POST by path and the first value of its body."""
     rendered: dict[str, Any] = {
         "/iam/api/auth/ziwig-pro/login": SESSION,
         "/rc/api/auth/config-token": SESSION,
@@ -53,7 +53,7 @@ def answers_of(study: Study) -> dict[str, bytes]:
 
 
 def patient_answers(study: Study, patient: str, pseudonym: str) -> dict[str, Any]:
-    """Return a patient's record, questionnaires and request; every record names a tube, so that it is three calls."""
+    """Return a patient's record, questionnaires and request; every record names a tube, which makes three calls."""
     tube = f"EB{pseudonym.split('-')[1]}-11"
     return {
         f"/rc/api/records/byPatient?patient={patient}": {**(study.record(patient) or {}), "tubeId": tube},
@@ -63,7 +63,7 @@ def patient_answers(study: Study, patient: str, pseudonym: str) -> dict[str, Any
 
 
 class Server:
-    """Reads requests, and answers each after the latency that its path begins with."""
+    """Reads requests, and responds to each after the latency that begins its path."""
 
     def __init__(self, study: Study) -> None:
         self.answers = answers_of(study)
@@ -81,7 +81,7 @@ class Server:
         writer.close()
 
     async def answer(self, method: str, target: str, body: bytes) -> bytes:
-        """Return the answer to a call when it is due."""
+        """Return the response to a call when it is due."""
         if target == "/count":
             counted, self.counted = self.counted, 0
             return answer(counted)
@@ -97,7 +97,7 @@ class Server:
 
 
 async def serve(study: Study) -> None:
-    """Listen for ever."""
+    """Listen forever."""
     server = await asyncio.start_server(Server(study).connected, "127.0.0.1", 0, backlog=BACKLOG)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     print(json.dumps({"url": url}), flush=True)
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=2500)
     options = parser.parse_args()
     threading.Thread(target=end_with_standard_input, daemon=True).start()
-    # select() keeps time to the microsecond, where epoll rounds each wait up to a millisecond, 1 % of a latency.
+    # select() is exact to the microsecond; epoll rounds each wait up to a millisecond, 1 % of a latency.
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
     loop.run_until_complete(serve(Study(options.centres, options.patients)))
 

@@ -1,4 +1,4 @@
-"""What the contenders of tests/benchmark share: how work is measured, and the template as a script uses it."""
+"""What the contenders of tests/benchmark share: measuring work, and using the template as a script does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from script_file import imported
 
 Job = dict[str, Any]  # contender, url, template, threads, warm_up, count, ...
 Cost = dict[str, Any]  # wall, cpu, memory, ...
-Work = Callable[[int], object]  # does its work for so many items
+Work = Callable[[int], object]  # does its work for this number of items
 SKIPPED = 3  # exit code of contenders.py
 BUILD = """
 import platform, sysconfig
@@ -32,11 +32,11 @@ print(f"{version} ({built}, {compiler}), configured {how} --enable-optimizations
 
 
 class Skipped(Exception):
-    """A contender cannot take part; says why."""
+    """A contender cannot take part, for the reason in the text."""
 
 
 def build_of(python: str) -> str:
-    """Describe an interpreter, and whether profile-guided optimisation was asked for; "" if it does not run."""
+    """Describe an interpreter, with --enable-optimizations or without; "" if it does not run."""
     try:
         return subprocess.run([python, "-c", BUILD], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -44,26 +44,26 @@ def build_of(python: str) -> str:
 
 
 def measured(job: Job, work: Work) -> Cost:
-    """Do the work, some of it before that if it is to be warm: seconds of wall and CPU, megabytes above the start."""
+    """Do the work, after a warm-up if the job has one: seconds of wall and CPU, and megabytes above the start."""
     if "warm_up" in job:
         work(job["warm_up"])
     memory = memory_at_start()
     started, cpu = time.perf_counter(), time.process_time()
     results = work(job.get("count", 0))
     wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-    del results  # kept until now: to free a study takes a while, and is not part of fetching it
+    del results  # kept until now, because freeing a study takes a while and is not part of fetching it
     return {"wall": wall, "cpu": cpu, "memory": status_of_process("VmHWM") - memory}
 
 
 def memory_at_start() -> float:
-    """Begin a new peak of memory here; what is in use now, in megabytes."""
+    """Reset the peak of memory; returns what is in use now, in megabytes."""
     with suppress(OSError):  # only Linux has it
         Path("/proc/self/clear_refs").write_text("5")
     return status_of_process("VmRSS")
 
 
 def status_of_process(field: str) -> float:
-    """Return a field of this process's status in megabytes; NaN where there is none, as outside Linux."""
+    """Return a field of this process's status in megabytes; NaN if there is none, as outside Linux."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(field):
@@ -72,12 +72,12 @@ def status_of_process(field: str) -> float:
 
 
 def use_up(results: Iterable[object]) -> None:
-    """Iterate to the end, keeping nothing."""
+    """Iterate to the end and keep nothing."""
     collections.deque(results, maxlen=0)
 
 
 def per_thread(make: Callable[[], Any]) -> Callable[[], Any]:
-    """Return a function that gives each thread its own one of what `make` makes."""
+    """Return a function that gives each thread its own result of `make`."""
     local = threading.local()
 
     def get() -> Any:
@@ -95,7 +95,7 @@ def in_plain_pool(job: Job, call: Callable[[int], object]) -> Cost:
 
 
 def template_of(job: Job) -> Any:
-    """Import the template, or the copy that is to be measured, for the server and the threads of the job."""
+    """Import the copy of the template to measure, for the server and the threads of the job."""
     addresses = {f"EB_{service}_URL": f"{job['url']}/{service.lower()}" for service in ("IAM", "RC", "GDD")}
     os.environ.update(addresses, EB_USER_NAME="bench", EB_PASSWORD="bench-password", EB_THREADS=str(job["threads"]))
     template: Any = imported(Path(job["template"]))
@@ -104,7 +104,7 @@ def template_of(job: Job) -> Any:
 
 
 def in_run(template: Any, measure: Callable[[], Cost]) -> Cost:
-    """Measure within the template's `run`, as in a script: logged in, its log open."""
+    """Measure inside the template's `run`, as in a script: logged in, with an open log."""
     costs: list[Cost] = []
     code = template.run(lambda: costs.append(measure()))
     if code:

@@ -1,4 +1,4 @@
-"""What the benchmark measures: its parts, who competes in each, and what the template is to reach."""
+"""What the benchmark measures: its parts, the contenders in each, and the goals of the template."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from measure import Cost, Job
 
 @dataclass(frozen=True)
 class Goal:
-    """What a contender is to reach: at most so many times another one, or a plain figure if there is no other."""
+    """What a contender should reach: at most so many times the figure of another one, or else a fixed figure."""
 
     contender: str
     at_most: float
@@ -27,13 +27,13 @@ class Table:
     unit: str
     figure: Callable[[Cost], Any]
     over: str
-    limit: float = math.nan  # what `over` stands for if it is no contender
+    limit: float = math.nan  # what `over` stands for if it is not a contender
     goals: tuple[Goal, ...] = ()
 
 
 @dataclass(frozen=True)
 class Part:
-    """Jobs that compete, how often, and what is shown of them."""
+    """Competing jobs, the number of rounds, and the tables that show them."""
 
     jobs: dict[str, Job]
     rounds: int
@@ -51,7 +51,7 @@ CALLS: dict[str, Job] = {  # of parts 1 and 2
 
 
 def latency(threads: int, reach: float, quick: bool) -> Part:
-    """Part 1: calls that take 100 ms, whatever is done about it."""
+    """Part 1: calls that take 100 ms, whatever the client does."""
     calls = threads * (5 if quick else 60)
     rounds, limit = 1 if quick else 5, calls * 0.1 / threads
     settings = {"latency": 0.1, "threads": threads, "warm_up": 2 * threads, "count": calls}
@@ -63,7 +63,7 @@ def latency(threads: int, reach: float, quick: bool) -> Part:
 
 
 def cpu_per_call(other_python: str, quick: bool) -> Part:
-    """Part 2: what a call costs besides waiting; also on the next httpx, and on another build of Python."""
+    """Part 2: what a call costs apart from waiting, also on the next httpx and on another build of Python."""
     calls = 300 if quick else 2000
     settings = {"latency": 0, "threads": 20, "warm_up": 200, "count": calls}
     goals = (Goal("template", 1, "bare httpx"),)
@@ -78,7 +78,7 @@ def cpu_per_call(other_python: str, quick: bool) -> Part:
 
 
 def clients(quick: bool) -> Part:
-    """Part 3: what it takes until every thread has its client."""
+    """Part 3: the time until every thread has its client."""
     count = 6 if quick else 60
     naive = f"{count} x httpx.Client(), one after the other"
     jobs = {
@@ -94,7 +94,7 @@ def clients(quick: bool) -> Part:
 
 
 def items(quick: bool) -> Part:
-    """Part 4: what an item costs in run_parallel, and that it costs the same however many there are."""
+    """Part 4: what an item costs in run_parallel; it should be the same, however many there are."""
     counts = [10**3, 10**4] if quick else [10**4, 10**5, 10**6]
     label = "template, {:,} items".format
     jobs = {label(count): {"contender": "template_items", "count": count, "threads": 20} for count in counts}
@@ -128,12 +128,12 @@ def start(quick: bool) -> Part:
 
 
 def study(centres: int, patients: int, quick: bool) -> Part:
-    """Part 6: the whole study; what is slow does a share of it, and is scaled by its calls."""
+    """Part 6: the whole study; slow contenders do part of it, and their times are scaled by their calls."""
     calls = 1 + centres + 3 * patients
     whole = {"latency": 0.05, "threads": 60, "centres": centres, "calls": calls}
     few = {**whole, "centres": 2 if quick else 5, "calls": None}
     some = {**whole, "centres": 5 if quick else 20, "calls": None}
-    # It asks for one page more of each centre, and alone knows that it has all.
+    # It requests one more page from each centre, and is the only contender to know that nothing is missing.
     template = {**whole, "contender": "template", "threads": 20, "calls": calls + centres}
     ours, next_httpx = "template, 20 + 40 threads", "template on httpx2"
     jobs: dict[str, Job] = {
@@ -142,7 +142,7 @@ def study(centres: int, patients: int, quick: bool) -> Part:
         "aiohttp, 60 connections": {**whole, "contender": "aiohttp_connections"},
         "requests, 60 threads": {**whole, "contender": "requests_pool"},
         "dlt rest_api, 60 workers": {**whole, "contender": "dlt_source", "workers": 60},
-        f"dlt rest_api as it comes, 5 workers ({some['centres']} centres, scaled)": {**some, "contender": "dlt_source"},
+        f"dlt rest_api by default, 5 workers ({some['centres']} centres, scaled)": {**some, "contender": "dlt_source"},
         f"singer-sdk stream ({few['centres']} centres, scaled)": {**few, "contender": "singer_stream"},
         f"requests, one after the other ({few['centres']} centres, scaled)": {
             **few,
@@ -159,7 +159,7 @@ def study(centres: int, patients: int, quick: bool) -> Part:
 
 
 def parts(centres: int, patients: int, other_python: str, quick: bool) -> Iterator[Part]:
-    """Yield all parts in their order."""
+    """Yield all parts in order."""
     yield latency(20, 1.03, quick)
     yield latency(60, 1.06, quick)
     yield cpu_per_call(other_python, quick)

@@ -1,4 +1,4 @@
-"""What the rounds of the benchmark brought: as data, judged, and as tables in Markdown."""
+"""The results of the benchmark: as data, with judgements, and as tables in Markdown."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from parts import Goal, Table
 
 @dataclass
 class Results:
-    """What the rounds of a part brought: costs by contender, or why there are none."""
+    """The results of a part: costs by contender, or why there are none."""
 
     costs: dict[str, list[Cost]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
     def figures(self, table: Table) -> dict[str, list[float]]:
-        """Return a table's figure of each round by contender."""
+        """Return each contender's figures for a table, one per round."""
         return {label: [table.figure(cost) for cost in costs] for label, costs in self.costs.items()}
 
 
 def report(table: Table, results: Results, quick: bool) -> dict[str, Any]:
-    """Return a table as data; the quick form is too short for a judgement."""
+    """Return a table as data; goals are not judged in the quick form, which is too short."""
     figures = results.figures(table)
     rounds = max(map(len, figures.values()), default=0)
     bases = {table.over: [table.limit] * rounds, **figures}
@@ -46,12 +46,12 @@ def report(table: Table, results: Results, quick: bool) -> dict[str, Any]:
 
 
 def ratio(figures: Sequence[float], bases: Sequence[float]) -> float:
-    """Return the median of the rounds' own ratios: what slows a whole round down does not count."""
+    """Return the median of the ratios within each round, so that a slow round does not matter."""
     return statistics.median(figure / base for figure, base in zip(figures, bases, strict=True))
 
 
 def judged(goal: Goal, figures: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Tell whether a goal is reached; None if one of the two did not take part."""
+    """Judge whether a goal is reached; None if one of the two did not take part."""
     ours = figures.get(goal.contender, ())
     theirs = figures.get(goal.over, ()) if goal.over else [1.0] * len(ours)
     reached = ratio(ours, theirs) if ours and theirs else math.nan
@@ -60,7 +60,7 @@ def judged(goal: Goal, figures: Mapping[str, Sequence[float]]) -> dict[str, Any]
 
 
 def lines_of(table: dict[str, Any]) -> Iterator[str]:
-    """Lay a table out in Markdown."""
+    """Format a table in Markdown."""
     yield f"\n**{table['title']}**\n"
     yield f"| contender | median, {table['unit']} | lowest to highest | over {table['over']} |"
     yield "|---|---:|---:|---:|"
@@ -76,15 +76,15 @@ def lines_of(table: dict[str, Any]) -> Iterator[str]:
 
 
 def goal_line(goal: dict[str, Any], unit: str) -> str:
-    """Say what was to be reached and what was."""
+    """Describe a goal and what was reached."""
     wanted = f"{goal['at most']:.2f} x {goal['over']}" if goal["over"] else f"{goal['at most']:g} {unit}"
     verdict = {True: "reached", False: "NOT reached", None: "not judged"}[goal["reached"]]
     return f"{goal['contender']}, at most {wanted}: {goal['is']:.3f}, {verdict}"
 
 
 def summary(tables: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Lay all tables out in one, a line for each."""
-    yield "\n**Summary: ratio to what is named in brackets, then the median**\n"
+    """Format all tables as one, with a line for each."""
+    yield "\n**Summary: the ratio to the contender or limit in square brackets, then the median**\n"
     yield "| table | goals | figures |"
     yield "|---|---|---|"
     for table in tables:
@@ -95,7 +95,7 @@ def summary(tables: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def digits(value: float) -> str:
-    """Show three or four digits that count."""
+    """Format a value with three or four significant digits."""
     if math.isnan(value):
         return "unknown"
     return f"{value:,.{max(0, 3 - len(str(int(abs(value)))) + (abs(value) < 1))}f}"

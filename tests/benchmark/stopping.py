@@ -1,9 +1,9 @@
-"""Measure how a run ends that is told to: python3 tests/benchmark/stopping.py [--runs N] [--only PLACE].
+"""Measure how a run ends after a signal: python3 tests/benchmark/stopping.py [--runs N] [--only PLACE].
 
-Its table has a row for each place that the main thread can be in, a column for each signal; a cell tells the
-longest time from the signal to the end of the process, as seen from outside, the exit codes, and how many logs were
-complete: summary, and as the last line the closing line with the reason. POSIX; the silent name server also needs
-Linux, and the right to listen on port 53.
+The table has a row for each place where the main thread can be, and a column for each signal. A cell shows the longest
+time from the signal to the end of the process, as seen from outside, the exit codes, and how many logs were complete:
+they have the summary, and end with the closing line and its reason. This needs POSIX; the silent name server also needs
+Linux and the right to listen on port 53.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "simulation")]
 
 from environment import TEMPLATE, environment_python  # noqa: E402
 
-if not all(map(find_spec, ("pytest", "uvicorn", "faker"))):  # the tests' own environment has what helpers needs
+if not all(map(find_spec, ("pytest", "uvicorn", "faker"))):  # the tests' environment has what helpers needs
     python = environment_python("requirements.txt")
     os.execv(python, [str(python), *sys.argv])
 
@@ -39,7 +39,7 @@ from server import Simulator  # noqa: E402
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AT_ONCE = 4  # processes that are measured at the same time
-LIMIT = 30  # seconds; what takes longer does not end
+LIMIT = 30  # seconds; a process that takes longer counts as not ending
 SILENT = ("127.0.0.9", 53)  # of the name server that never answers
 RESOLVER = f"nameserver {SILENT[0]}\noptions timeout:30 attempts:2\n"
 ASKS_THE_SILENT = ("unshare", "-rm", "sh", "-c", 'mount --bind resolv.conf /etc/resolv.conf && exec "$0" "$@"')
@@ -47,13 +47,13 @@ ASKS_THE_SILENT = ("unshare", "-rm", "sh", "-c", 'mount --bind resolv.conf /etc/
 
 @dataclass(frozen=True)
 class Place:
-    """Where the main thread stands: the script, what the platform does, when it is there."""
+    """Where the main thread is: the script, what the platform does, and how to tell that it is there."""
 
     todo: str
     settings: dict[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
-    waits_for: str = "busy"  # words of the script, of its log or its question
-    asks: str = ""  # the variable that is missing, to be asked for on a terminal
+    waits_for: str = "busy"  # text in the script's output, log or prompt
+    asks: str = ""  # a variable that is missing, so that the script asks for it on a terminal
     prefix: tuple[str, ...] = ()
     failed: bool = False
 
@@ -64,7 +64,7 @@ LONG_FINALLY = f"try:\n{textwrap.indent(FOREVER, '    ')}\nfinally:\n    time.sl
 QUEUED = f"futures = [main_thread_pool.submit(get_statistics, '1') for _ in range(1000)]\n{BUSY}\n"
 HELD: dict[str, Any] = {"hold": 60}
 PLACES = {
-    "a call held for 60 s": Place(f"{BUSY}\nget_statistics('1')", HELD),
+    "a call that is not answered for 60 s": Place(f"{BUSY}\nget_statistics('1')", HELD),
     "a silent name server": Place(f"{BUSY}\nsocket.create_connection(('silent.example', 443))", prefix=ASKS_THE_SILENT),
     "`future.result()` of 1,000 calls": Place(f"{QUEUED}[future.result() for future in futures]", HELD),
     "`as_completed`": Place(f"{QUEUED}for future in as_completed(futures):\n    future.result()", HELD),
@@ -75,19 +75,19 @@ PLACES = {
         waits_for="next in",
     ),
     "the loop over `run_parallel`": Place(f"{BUSY}\nlist(run_parallel(get_statistics, itertools.repeat('1')))", HELD),
-    "the question for the user": Place("", asks="EB_USER_NAME", waits_for="User name"),
-    "the question for the password": Place("", asks="EB_PASSWORD", waits_for="Password"),
-    "the login, held": Place("", options=("--latency", "60"), waits_for="20 threads"),
+    "the user name prompt": Place("", asks="EB_USER_NAME", waits_for="User name"),
+    "the password prompt": Place("", asks="EB_PASSWORD", waits_for="Password"),
+    "a login that is not answered": Place("", options=("--latency", "60"), waits_for="20 threads"),
     "`finally: time.sleep(30)`": Place(LONG_FINALLY),
     "`while True: try: ... except BaseException: pass`": Place(
         f"{BUSY}\nwhile True:\n    try:\n        threading.Event().wait()\n    except BaseException:\n        pass"
     ),
-    "closing after a failure, a task held": Place(
+    "closing after a failure, with an unfinished task": Place(
         "begun = threading.Event()\nmain_thread_pool.submit(lambda: (begun.set(), threading.Event().wait()))\n"
         "begun.wait()\nprint('busy', flush=True)\nraise LookupError('no input')",
         failed=True,
     ),
-    "20 threads that compute, `finally: time.sleep(30)`": Place(
+    "20 computing threads, and `finally: time.sleep(30)`": Place(
         "def compute():\n    while True:\n        sum(number * number for number in range(1000))\n"
         "for _ in range(20):\n    threading.Thread(target=compute, daemon=True).start()\n" + LONG_FINALLY
     ),
@@ -96,20 +96,20 @@ PLACES = {
 
 @dataclass(frozen=True)
 class End:
-    """How a process ended, and how many seconds after the signal."""
+    """How a process ended, and how many seconds that took after the signal."""
 
     seconds: float
     code: int | None
     log: str
 
     def says(self, words: str) -> bool:
-        """Whether the log ends with the summary and a closing line with these words."""
+        """Whether the log has the summary and ends with a closing line that contains these words."""
         return "API function " in self.log and words in self.log.splitlines()[-1]
 
 
 @contextlib.contextmanager
 def started(place: Place, platform: Simulator, template: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Run a place's script in a folder of its own: the process and the file with its output."""
+    """Run a place's script in its own folder; yields the process and the folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         todo = textwrap.indent(place.todo or "pass", "    ")
@@ -137,7 +137,7 @@ def started(place: Place, platform: Simulator, template: Path) -> Iterator[tuple
 
 
 def is_there(place: Place, folder: Path) -> bool:
-    """Whether the main thread has come to its place."""
+    """Whether the main thread has reached its place."""
     return any(place.waits_for in read(folder / name) for name in ("output", "my_script.log")) or bool(place.asks)
 
 
@@ -146,11 +146,11 @@ def read(file: Path) -> str:
 
 
 def ending(process: subprocess.Popen[bytes], folder: Path, number: signal.Signals) -> End:
-    """Send a signal once the main thread sleeps in its place; how the process ends."""
+    """Send a signal once the main thread is waiting in its place; returns how the process ended."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(0.5)
     sent = time.time()
-    process.send_signal(number)  # to nobody if it has ended
+    process.send_signal(number)  # does nothing if it has ended
     try:
         code: int | None = process.wait(LIMIT)
     except subprocess.TimeoutExpired:
@@ -186,9 +186,9 @@ def parsed() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--runs", type=int, default=10, metavar="N", help="of each place and signal; default: %(default)s")
-    add("--only", default="", metavar="PLACE", help="only the places with this in their name")
-    add("--template", type=Path, default=TEMPLATE, metavar="FILE")
+    add("--runs", type=int, default=10, metavar="N", help="runs for each place and signal; default: %(default)s")
+    add("--only", default="", metavar="PLACE", help="only the places whose name contains this")
+    add("--template", type=Path, default=TEMPLATE, metavar="FILE", help="the copy to measure")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
-"""The study as tests/benchmark measures it: every centre's inclusions; record, questionnaires, tube of every patient.
+"""The study in tests/benchmark: the inclusions of every centre; record, questionnaires and tube of every patient.
 
-Each contender makes the calls as its author would write them, and keeps the answers (singer-sdk's are written away, as
-is its nature). `job["centres"]` limits the slow ones to a share.
+Each contender makes the calls as its author would write them, and keeps the responses (singer-sdk writes them out, as
+it is designed to do). `job["centres"]` limits slow contenders to some centres.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def template(job: Job) -> Cost:
 
 
 def aiohttp_connections(job: Job) -> Cost:
-    """The study with aiohttp: a task for each centre and patient, as many connections as the others have threads."""
+    """The study with aiohttp: a task per centre and patient, and as many connections as the others have threads."""
     import aiohttp
 
     async def study() -> list[Any]:
@@ -52,7 +52,7 @@ def aiohttp_connections(job: Job) -> Cost:
             "connector": aiohttp.TCPConnector(limit=job["threads"]),
             "timeout": aiohttp.ClientTimeout(
                 total=None, sock_connect=60, sock_read=60
-            ),  # a total counts the queue, too
+            ),  # a total would include the time in the queue
             "headers": {"Authorization": f"Bearer {TOKEN}"},
             "raise_for_status": True,
         }
@@ -63,7 +63,7 @@ def aiohttp_connections(job: Job) -> Cost:
 
 
 async def aiohttp_study(job: Job, session: Any) -> list[Any]:
-    """Pull the study through one session."""
+    """Fetch the study in one session."""
 
     async def call(method: str, path: str, **options: Any) -> Any:
         async with session.request(method, job["url"] + path, **options) as response:
@@ -86,7 +86,7 @@ async def aiohttp_study(job: Job, session: Any) -> list[Any]:
 
 
 def requests_study(job: Job, session: Callable[[], Any], map_: Callable[..., Iterable[Any]]) -> list[Any]:
-    """Pull the study with requests; `map_` says how many things are done at a time."""
+    """Fetch the study with requests; `map_` decides how many calls are made at a time."""
 
     def call(method: str, path: str, **options: Any) -> Any:
         response = session().request(method, job["url"] + path, timeout=60, **options)
@@ -117,20 +117,20 @@ def requests_session() -> Any:
 
 
 def requests_sequential(job: Job) -> Cost:
-    """One call after the other, in one session: what an analyst writes."""
+    """One call after the other, in one session, as an analyst would write it."""
     session = requests_session()
     return measured(job, lambda _: requests_study(job, lambda: session, map))
 
 
 def requests_pool(job: Job) -> Cost:
-    """The same in a ThreadPoolExecutor, a session per thread."""
+    """The same in a ThreadPoolExecutor, with a session per thread."""
     requests_session()
     with ThreadPoolExecutor(job["threads"]) as pool:
         return measured(job, lambda _: requests_study(job, per_thread(requests_session), pool.map))
 
 
 def dlt_source(job: Job) -> Cost:
-    """dlt's rest_api source, its dependent resources in parallel; extracted alone, neither normalised nor loaded."""
+    """dlt's rest_api source, with dependent resources in parallel; only extracted, neither normalised nor loaded."""
     os.environ.update(RUNTIME__DLTHUB_TELEMETRY="false", DLT_DATA_DIR=os.getcwd(), RUNTIME__LOG_LEVEL="ERROR")
     if "workers" in job:
         os.environ.update(EXTRACT__WORKERS=str(job["workers"]), EXTRACT__MAX_PARALLEL_ITEMS=str(2 * job["workers"]))
@@ -157,12 +157,12 @@ def dlt_source(job: Job) -> Cost:
 
 
 def singer_stream(job: Job) -> Cost:
-    """The streams of a tap made with singer-sdk, its messages written to nowhere."""
+    """The streams of a tap made with singer-sdk, whose messages go to the null device."""
     from singer_sdk import RESTStream, Tap
     from singer_sdk.typing import ArrayType, ObjectType, PropertiesList, Property, StringType
 
     class Stream(RESTStream[Any]):
-        """What all streams of the tap share: each answer is a record, or several."""
+        """What all streams of the tap share: each response is one record or several."""
 
         url_base = job["url"]
         state_partitioning_keys = ()

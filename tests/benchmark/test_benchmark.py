@@ -1,4 +1,4 @@
-"""The benchmark works: it measures every part, says what it leaves out, and does not count work that was not done."""
+"""The benchmark works: it measures every part, names what it leaves out, and does not count work that was not done."""
 
 import json
 import math
@@ -26,7 +26,7 @@ BASE_PYTHON = Path(sys.base_prefix, "bin", f"python{sys.version_info[0]}.{sys.ve
 
 
 def benchmark(folder: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
-    """Run the quick form with the packages that are here; the process, and the tables as data."""
+    """Run the quick form with the installed packages; the process, and the tables as data."""
     command = [sys.executable, str(HERE), "--quick", "--here", "--json", "figures.json"]
     command += ["--other-python", OTHER_PYTHON, *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", timeout=WATCHDOG, check=False)
@@ -34,9 +34,9 @@ def benchmark(folder: Path, *options: str) -> tuple[subprocess.CompletedProcess[
 
 
 def reason_to_skip(contender: str) -> str | None:
-    """Why a contender cannot take part here."""
+    """Why a contender cannot take part."""
     if contender.endswith(OTHER_PYTHON):
-        return f"skipped: {OTHER_PYTHON} is no other build of Python {sys.version_info[0]}.{sys.version_info[1]}"
+        return f"skipped: {OTHER_PYTHON} is not another build of Python {sys.version_info[0]}.{sys.version_info[1]}"
     missing = (name for label, name in NEEDS.items() if contender.startswith(label) and not find_spec(name))
     return next((f"skipped: {name} is not installed" for name in missing), None)
 
@@ -59,7 +59,7 @@ def test_the_quick_form_measures_who_can_compete_and_names_who_cannot(part: str,
             assert row.get("missing", "") in done.stdout
 
 
-def test_the_template_is_judged_against_each_rival_in_the_study_and_no_goal_names_who_does_not_compete() -> None:
+def test_the_template_is_judged_against_each_rival_in_the_study_and_every_goal_names_a_contender() -> None:
     *others, study = parts(100, 2500, OTHER_PYTHON, False)
     for part in (*others, study):
         assert any(table.goals for table in part.tables)
@@ -76,7 +76,7 @@ def test_the_template_is_judged_against_each_rival_in_the_study_and_no_goal_name
         ("raise ValueError(patient_id)", "failed: the template ended with 1"),
     ],
 )
-def test_work_that_was_not_done_is_told_and_fails_the_run(done_instead: str, why: str, tmp_path: Path) -> None:
+def test_work_that_was_not_done_is_reported_and_fails_the_run(done_instead: str, why: str, tmp_path: Path) -> None:
     text = TEMPLATE.read_text(encoding="utf-8")
     assert text.count(SURVEYS) == 1
     copy = tmp_path / "copy.py"
@@ -97,7 +97,7 @@ def test_the_rows_on_httpx2_measure_a_copy_that_has_moved_to_it(tmp_path: Path) 
     assert (missing["template"], missing["template on httpx2"]) == (f"failed: {httpx.__name__}", "failed: httpx2")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for the other build")
+@pytest.mark.skipif(sys.platform == "win32", reason="the other build is a shell script")
 def test_another_build_of_the_same_python_makes_the_calls_with_the_packages_of_this_one(tmp_path: Path) -> None:
     other = tmp_path / "python"
     tells_build = f'case "$1" in -c) exec {sys.executable} -c "$2" | sed "s/ (/ (other, /";; esac'
@@ -109,12 +109,12 @@ def test_another_build_of_the_same_python_makes_the_calls_with_the_packages_of_t
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals, sent by kill()")
-def test_the_measure_of_stopping_tells_seconds_exit_codes_and_complete_logs() -> None:
+def test_the_measurement_of_stopping_shows_seconds_exit_codes_and_complete_logs() -> None:
     command = [sys.executable, str(HERE / "stopping.py"), "--runs", "1", "--only", "a failure"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=WATCHDOG, check=False)
     assert done.returncode == 0, done.stderr
-    cell = r"\d+\.\d s, 1, 1/1"
-    assert re.search(rf"\| closing after a failure, a task held \| {cell} \| {cell} \| {cell} \|\n", done.stdout)
+    place, cell = "closing after a failure, with an unfinished task", r"\d+\.\d s, 1, 1/1"
+    assert re.search(rf"\| {place} \| {cell} \| {cell} \| {cell} \|\n", done.stdout)
 
 
 @pytest.mark.parametrize(
