@@ -1,10 +1,10 @@
-"""Record what real browsers save as HAR on a simulated platform: python3 tests/recording [DIALECT ...].
+"""Record visits to a simulated platform as HAR files, with real browsers: python3 tests/recording [DIALECT ...].
 
-A page logs in to the simulated platform in each dialect, looks at centres, patients and a tube, and renews a token that
-has run out. The developer tools of Chromium and of Firefox write down what was called, as they do for a person. The
-files are the test data of check_platform.py --har: tests/recording/har/. They hold nothing real.
+For each dialect, a page logs in to the simulated platform, looks at centres, patients and a tube, and renews an expired
+token. The developer tools of Chromium and Firefox record its calls, as they do for a person. The files in
+tests/recording/har/ are the test data of check_platform.py --har, and contain no real data.
 
-Needs the browsers: apt-get install chromium firefox-esr
+It needs the browsers: apt-get install chromium firefox-esr
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def record(dialect: str) -> None:
 
 
 def write(path: Path, har: object) -> None:
-    """Keep a recording: as the browser wrote it, but without white space, and compressed."""
+    """Store a recording as the browser wrote it, but without white space, and compressed."""
     text = json.dumps(har, separators=(",", ":"), ensure_ascii=False)
     part = path.with_suffix(".part")
     part.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))

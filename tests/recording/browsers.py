@@ -1,4 +1,4 @@
-"""Two browsers without a window, and what their developer tools save as HAR: their own code writes it."""
+"""Two headless browsers, and the HAR files that the code of their developer tools writes."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from typing import Any
 
 WATCHDOG = 120  # seconds for a visit
 
-# Chromium: the modules of its developer tools, which it shows as a page of their own.
+# Chromium: the modules of its developer tools, which run as a page.
 CHROMIUM_EXPORT = """(async () => {
     const { NetworkLog } = await import("./models/logs/logs.js");
     const { Writer } = await import("./models/har/har.js");
@@ -26,7 +26,7 @@ NETWORK_IS_READY = """import("./models/logs/logs.js")
     .then(() => import("./core/sdk/sdk.js"))
     .then(({ TargetManager }) => TargetManager.TargetManager.instance().primaryPageTarget() !== null)"""
 
-# Firefox: what the menu of its network panel calls.
+# Firefox: the function that the menu of its network panel calls.
 FIREFOX_OPEN = """
     const [resolve] = arguments;
     const { require } = ChromeUtils.importESModule("resource://devtools/shared/loader/Loader.sys.mjs");
@@ -45,18 +45,18 @@ class Failed(Exception):
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    """The first value of a condition that is something."""
+    """The first value of a condition that is true."""
     end = time.monotonic() + WATCHDOG
     while time.monotonic() < end:
         if value := condition():
             return value
         time.sleep(0.1)
-    raise Failed(f"waited in vain for {what}")
+    raise Failed(f"timed out waiting for {what}")
 
 
 @contextmanager
 def started(name: str, *options: str) -> Iterator[None]:
-    """A browser, for as long as a `with` lasts."""
+    """A browser that runs until the `with` ends."""
     program = shutil.which(name)
     if program is None:
         raise Failed(f"{name} is not installed")
@@ -70,7 +70,7 @@ def started(name: str, *options: str) -> Iterator[None]:
 
 
 class Tab:
-    """A page of Chromium, by its own protocol."""
+    """A page of Chromium, controlled by its own protocol."""
 
     def __init__(self, target: dict[str, str]) -> None:
         import websocket
@@ -87,18 +87,18 @@ class Tab:
                 return dict(answer.get("result", {}))
 
     def value(self, expression: str) -> Any:
-        """What an expression comes to in this page."""
+        """The value of an expression in this page."""
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         return answer.get("result", {}).get("value")
 
 
 def by_chromium(url: str, sanitize: bool) -> str:
-    """The HAR of a visit by Chromium; `sanitize` leaves headers with tokens and cookies out."""
+    """The HAR of a visit by Chromium; `sanitize` leaves out headers with tokens and cookies."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = [f"--user-data-dir={profile}", "--remote-debugging-port=0", "--remote-allow-origins=*"]
         options += ["--headless=new", "--disable-gpu", "--auto-open-devtools-for-tabs", "--no-first-run"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
-            options.append("--no-sandbox")  # it refuses to start as root otherwise
+            options.append("--no-sandbox")  # otherwise it does not start as root
         with started("chromium", *options, "about:blank"):
             told = Path(profile, "DevToolsActivePort")
             port = wait_for(lambda: told.is_file() and told.read_text().split("\n")[0], "Chromium")
@@ -106,14 +106,14 @@ def by_chromium(url: str, sanitize: bool) -> str:
                 Tab(wait_for(lambda end=end: target(port, end), end)) for end in ("devtools:", "about:blank")
             )
             wait_for(lambda: tools.value(NETWORK_IS_READY), "the developer tools")
-            time.sleep(1)  # until they listen to the page
+            time.sleep(1)  # until they observe the page
             page.call("Page.navigate", url=url)
             wait_until_done(lambda: str(page.value("document.title")))
             return str(tools.value(CHROMIUM_EXPORT.replace("SANITIZE", str(sanitize).lower())))
 
 
 def target(port: str, start: str) -> dict[str, str] | None:
-    """A page of Chromium, by the start of its address."""
+    """The page of Chromium whose address begins so."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=WATCHDOG) as answer:
         targets: list[dict[str, str]] = json.load(answer)
     return next((each for each in targets if each["url"].startswith(start)), None)

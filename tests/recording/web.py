@@ -1,4 +1,4 @@
-"""The pages of a platform, as a browser sees them: one that visits the simulated platform, which is on another host."""
+"""The website of a platform: a page that calls the simulated platform, which is on another host."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ LIMIT = 20  # rows on a page of the list of patients
 
 
 def settings(platform: Simulator, port: int, dialect: str) -> dict[str, Any]:
-    """What the page has to know of the platform that it visits: everything, as a platform's own pages do."""
+    """What the page has to know about the platform: everything, like a platform's own pages."""
     options = platform.options
     study = Study(options.centres, options.patients, options.seed)
     sizes = {centre["id"]: (study.statistics(centre["id"]) or {})["total"] for centre in study.organizations}
@@ -60,7 +60,7 @@ def settings(platform: Simulator, port: int, dialect: str) -> dict[str, Any]:
 
 
 def application(platform: Simulator, dialect: str) -> Starlette:
-    """A page and its files; what is below a service's path is the simulated platform's answer."""
+    """A page and its files; calls below a service's path go on to the simulated platform."""
 
     async def page(request: Request) -> Response:
         config = json.dumps(settings(platform, request.url.port or 80, dialect))
@@ -96,7 +96,7 @@ def application(platform: Simulator, dialect: str) -> Starlette:
 
 @contextmanager
 def served(platform: Simulator, dialect: str) -> Iterator[str]:
-    """The address of the page, for as long as a `with` lasts."""
+    """The address of the page, which is served until the `with` ends."""
     config = uvicorn.Config(
         application(platform, dialect),
         ws="none",
