@@ -1,4 +1,4 @@
-"""The fixtures of all tests: the simulated platform, a fresh template in this process, a copy as a user makes one."""
+"""The fixtures of all tests: the simulated platform, a fresh template in this process, a copy such as a user makes."""
 
 import logging
 import os
@@ -30,21 +30,21 @@ def simulator() -> Iterator[Start]:
 
 @pytest.fixture(scope="session")
 def shared_simulator() -> Iterator[Simulator]:
-    """One small platform for many tests; they use it as `platform`."""
+    """One small platform for many tests, which use it through `platform`."""
     with Simulator(sys.executable, "--centres", "5", "--patients", "60") as platform:
         yield platform
 
 
 @pytest.fixture
 def platform(shared_simulator: Simulator) -> Simulator:
-    """A small platform without faults, latency or counts, whatever the tests before did to it."""
+    """A small platform without faults, latency or counts, whatever earlier tests did to it."""
     shared_simulator.control(as_new=True, restart=True, reset_counts=True)
     return shared_simulator
 
 
 @pytest.fixture(autouse=True, scope="session")
 def signals_are_heard() -> None:
-    """What a process ignores its children ignore: in the background of a shell, or under nohup, tests would be deaf."""
+    """Children inherit ignored signals: tests in the background of a shell, or under nohup, would not get them."""
     for number in {signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)}:
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -52,8 +52,8 @@ def signals_are_heard() -> None:
 
 @pytest.fixture
 def certified(simulator: Start, tmp_path: Path) -> Start:
-    """Start a platform with a certificate for a host: `certified("127.0.0.1", days=9)`; ca.pem is its authority's."""
-    import trustme  # needs the package cryptography, which some Windows lack
+    """Start a platform with a certificate for a host, `certified("127.0.0.1", days=9)`, issued by ca.pem."""
+    import trustme  # needs the package cryptography, which some Windows systems lack
 
     authority = trustme.CA(organization_name="Hospital")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -68,7 +68,7 @@ def certified(simulator: Start, tmp_path: Path) -> Start:
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Load]:
-    """Import the template anew: `load(platform)` for a platform's addresses, constants by keyword."""
+    """Import the template again: `load(platform)` sets a platform's addresses; constants are keywords."""
     modules: list[Any] = []
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("EB_")]:
@@ -81,7 +81,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Load]:
         for name, value in constants.items():
             assert hasattr(modules[-1], name), f"the template has no {name}"
             monkeypatch.setattr(modules[-1], name, value)
-            modules[-1]._NEEDED.pop(name, None)  # no script may replace it
+            modules[-1]._NEEDED.pop(name, None)  # which no script may replace
         return modules[-1]
 
     yield import_template
@@ -99,7 +99,7 @@ def template(platform: Simulator, load: Load) -> Any:
 
 @pytest.fixture
 def logged_in(load: Load, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Log in with 60 threads in this process, for `OWN_CALLS` too: `logged_in(platform)`, constants by keyword."""
+    """Log in with 60 threads in this process, with `OWN_CALLS`: `logged_in(platform)`; constants are keywords."""
 
     def import_and_log_in(platform: Simulator, **constants: object) -> Any:
         monkeypatch.setenv("EB_THREADS", "60")
@@ -168,13 +168,13 @@ def run(script: Script, platform: Simulator) -> Run:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The template, copied as a user copies it."""
+    """The template, copied as a user would."""
     return Path(shutil.copy(TEMPLATE, tmp_path / "my_script.py"))
 
 
 @pytest.fixture(autouse=True)
 def log_levels() -> Iterator[None]:
-    """`run` sets the level of the root logger, the README's notebook that of the template's: all tests share them."""
+    """Restore the levels that `run` sets for the root logger, and the README's notebook for the template's."""
     levels = {logger: logger.level for logger in (logging.getLogger(), logging.getLogger(TEMPLATE.stem))}
     yield
     for logger, level in levels.items():

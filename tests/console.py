@@ -1,7 +1,8 @@
-"""A script at a Windows console without a window, and a person who reads the screen and presses keys.
+"""A script on a Windows console without a window, and a simulated person who reads the screen and presses keys.
 
-Run as a program this is the person: the console is its own, the script its child. It takes a request a line on standard
-input and answers in one. It is a program apart since a process has one console, which the tests may need or not have.
+Run as a program, this file is the person: it has its own console, and the script is its child. It reads a request per
+line on standard input and answers each in one line. It is a separate program because a process has only one console,
+which the tests may need themselves, or may not have.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PROCESSED_INPUT, ECHO_INPUT = 1, 4  # of a console's mode: Ctrl-C is a signal, not a key; keys are shown
-WIDTH, HEIGHT = 200, 150  # no lower than the window, or it is refused
-RESET = "\x1b[0m"  # colorama's last word, which wine's console shows and that of Windows obeys
+PROCESSED_INPUT, ECHO_INPUT = 1, 4  # bits of a console's mode: Ctrl-C is a signal, not a key; keys are shown
+WIDTH, HEIGHT = 200, 150  # a buffer smaller than the window would be rejected
+RESET = "\x1b[0m"  # colorama's last output, which Wine's console shows and that of Windows obeys
 VIRTUAL_KEYS = {"\r": 0x0D, "\x03": 0x43}
-NO_WINDOW = 0x08000000  # subprocess.CREATE_NO_WINDOW, which only Windows has
+NO_WINDOW = 0x08000000  # subprocess.CREATE_NO_WINDOW, which exists only on Windows
 
 
 class Console:
-    """A script at a console, for as long as a `with` lasts; its streams may be files: `stdout=Path("out.csv")`."""
+    """A script on a console, until the `with` ends; its streams may be files: `stdout=Path("out.csv")`."""
 
     def __init__(self, path: Path, environment: dict[str, str], **files: Path) -> None:
         streams = {name: str(file) for name, file in files.items()}
@@ -42,10 +43,10 @@ class Console:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._person.communicate()  # the end of its input ends it, and the script
+        self._person.communicate()  # the end of its input ends it and the script
 
     def screen(self) -> str:
-        """What the screen shows, without the blanks at the ends of lines."""
+        """What the screen shows, without trailing blanks."""
         return str(self._ask("screen"))
 
     def echoes(self) -> bool:
@@ -56,7 +57,7 @@ class Console:
         self._ask("press", keys)
 
     def exit_code(self, limit: float) -> int | None:
-        """The script's exit code, or None if it has not ended within so many seconds."""
+        """The script's exit code, or None if it did not end within this number of seconds."""
         code = self._ask("wait", limit)
         return None if code is None else int(code)
 
@@ -69,7 +70,7 @@ class Console:
 
 
 class Key(ctypes.Structure):
-    """An INPUT_RECORD with a KEY_EVENT_RECORD in it."""
+    """An INPUT_RECORD that contains a KEY_EVENT_RECORD."""
 
     _fields_ = (
         ("type", ctypes.c_uint16),
@@ -83,7 +84,7 @@ class Key(ctypes.Structure):
 
 
 class Person:
-    """Whoever sits at the console that this process has."""
+    """The person at the console of this process."""
 
     def __init__(self, command: list[str], streams: dict[str, str]) -> None:
         import msvcrt
@@ -92,10 +93,10 @@ class Person:
         keyboard, picture = (os.open(name, os.O_RDWR) for name in ("CONIN$", "CONOUT$"))
         self._keyboard, self._picture = (ctypes.c_void_p(msvcrt.get_osfhandle(file)) for file in (keyboard, picture))
         self._windows.SetConsoleScreenBufferSize(self._picture, ctypes.c_uint32(HEIGHT << 16 | WIDTH))
-        self._windows.SetConsoleCtrlHandler(None, 0)  # who was started deaf to Ctrl-C would have a deaf child
+        self._windows.SetConsoleCtrlHandler(None, 0)  # an ignored Ctrl-C would be inherited by the child
         files = {name: os.open(file, os.O_CREAT | os.O_RDWR) for name, file in streams.items()}
         self._script = subprocess.Popen(command, **{"stdin": keyboard, "stdout": picture, "stderr": picture, **files})
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the script alone
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is only for the script
 
     def answer(self, request: str, *details: Any) -> object:
         answers = {"press": self._press, "screen": self._screen, "echoes": self._echoes, "wait": self._wait}

@@ -1,7 +1,7 @@
 """The private virtual environment of the tests and of the sandbox: tests/.venv/<Python version>.
 
-It is made at first use, and made anew when the requirements change. All it needs is Python 3.10 with pip:
-not ensurepip, which Debian packages apart, and not pip's own --python option, which came with pip 22.3.
+It is created at first use, and again when the requirements change. It needs only Python 3.10 with pip: not ensurepip,
+which is a separate package in Debian, and not the --python option of pip, which came with pip 22.3.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ HOME = TESTS / ".venv" / VERSION
 
 
 def environment_python(requirements: str, variant: str = "") -> Path:
-    """Return the interpreter of the environment into which tests/`requirements` is installed; make it if need be.
+    """Return the interpreter of the environment in which tests/`requirements` is installed; create it if necessary.
 
-    A `variant` is an environment apart, tests/.venv/<version><variant>, for packages that would disturb the others.
+    A `variant` is a separate environment, tests/.venv/<version><variant>, for packages that would disturb the others.
     """
-    if sys.version_info < (3, 10):  # noqa: UP036 - said to whoever starts this with an older Python
+    if sys.version_info < (3, 10):  # noqa: UP036 - for people who start this with an older Python
         stop(f"Python 3.10 or newer is needed; {sys.executable} is Python {VERSION}")
     home, wanted = HOME.with_name(HOME.name + variant), TESTS / requirements
     if not _is_ready(home, wanted):
@@ -48,7 +48,7 @@ def environment_python(requirements: str, variant: str = "") -> Path:
 def missing_package(script: Path) -> str:
     """Return the first package that a copy of the template imports and this Python lacks; "" if it has them.
 
-    Our own environment lacks none: whoever starts it for a package would start it again and again.
+    Our own environment counts as complete, because callers start it to get a package, and would do so forever.
     """
     if Path(sys.prefix).resolve() == HOME.resolve():
         return ""
@@ -58,24 +58,24 @@ def missing_package(script: Path) -> str:
 
 
 def stop(message: str) -> NoReturn:
-    """End the process with one line for the person at the keyboard, and the exit code of a wrong configuration."""
+    """End the process with a one-line message, and the exit code of a wrong configuration."""
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     sys.exit(2)
 
 
 def _is_ready(home: Path, wanted: Path) -> bool:
-    """Tell whether the environment holds these very requirements and its interpreter still runs."""
+    """Tell whether the environment has exactly these requirements and its interpreter still runs."""
     marker = _marker(home, wanted)
     if not marker.is_file() or marker.read_text(encoding="utf-8") != _whole_text(wanted):
         return False
     try:
         return subprocess.run([str(_interpreter(home)), "-c", ""], stderr=subprocess.DEVNULL).returncode == 0
-    except OSError:  # the Python it was made from is gone
+    except OSError:  # the Python that it was made from is gone
         return False
 
 
 def _make(home: Path, wanted: Path) -> None:
-    """Build the environment beside its place, then move it there whole, so that no process ever meets half of one."""
+    """Build the environment in a temporary folder, then move it, so that no process ever sees an incomplete one."""
     home.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{home.name}-", dir=home.parent) as folder:
         new = Path(folder, "new")
@@ -89,14 +89,14 @@ def _make(home: Path, wanted: Path) -> None:
 
 
 def _install(environment: Path, wanted: list[Path]) -> None:
-    """Let the running interpreter's pip fill the environment, which has none of its own."""
+    """Let the running interpreter's pip fill the environment, which has no pip."""
     if importlib.util.find_spec("pip") is None:
         stop(f"pip is missing: run `{sys.executable} -m ensurepip` (Debian, Ubuntu: `sudo apt install python3-pip`)")
     query = [str(_interpreter(environment)), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     target = subprocess.run(query, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--upgrade"]
     files = [argument for file in wanted for argument in ("-r", str(file))]
-    # Personal pip settings that do not go with --target.
+    # Overrides personal pip settings that conflict with --target.
     settings = {**os.environ, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
     if subprocess.run([*pip, "--target", target, *files], env=settings).returncode != 0:
         named = wanted[0].relative_to(TESTS.parent)
@@ -107,7 +107,7 @@ def _install(environment: Path, wanted: list[Path]) -> None:
 
 
 def _installed_before(home: Path) -> list[Path]:
-    """Return the requirements that the present environment was made for; a new one serves them too."""
+    """Return the requirements that the current environment was made for; a new one gets them, too."""
     files = sorted([*TESTS.glob("requirements.txt"), *TESTS.glob("*/requirements.txt")])
     return [file for file in files if _marker(home, file).is_file()]
 

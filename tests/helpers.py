@@ -1,4 +1,4 @@
-"""What the tests share besides the fixtures: scripts run as a user runs them, logs, git, waiting, the study."""
+"""What the tests share besides the fixtures: running scripts as a user does, logs, git, waiting, the study."""
 
 import base64
 import functools
@@ -25,7 +25,7 @@ from study import Study
 TEMPLATE = Path(__file__).resolve().parent.parent / "eb_script_template.py"
 TODO_BLOCK = re.compile(r"(?<=    # TODO: ).*?(?=\n    # end of the TODO block)", re.DOTALL)
 SUMMARY = ["calls", "retries", "renewals", "failures", "p50", "p95", "max"]  # columns at the end of a log
-needs_posix = functools.partial(pytest.mark.skipif, os.name == "nt")  # with a reason, as the mark itself
+needs_posix = functools.partial(pytest.mark.skipif, os.name == "nt")  # needs a reason, like the mark itself
 
 # What scripts import for their own use: names that the engine must not depend on.
 OWN_IMPORTS = """\
@@ -86,10 +86,10 @@ Run = Callable[..., "Ran"]
 
 
 def release(module: Any) -> None:
-    """Let go of what a test used without `run`, which does it by itself: threads, connections, failed tasks."""
+    """Release what a test used without `run`, which would do it: threads, connections, failed tasks."""
     module.main_thread_pool.renew_threads()
     module.subtasks_thread_pool.renew_threads()
-    if module._thread.client is not None:  # those of ended threads close by themselves
+    if module._thread.client is not None:  # clients of ended threads close by themselves
         module._thread.client.close()
     module._stop.unheard.clear()
 
@@ -97,7 +97,7 @@ def release(module: Any) -> None:
 def environment_for(platform: Simulator | None, **variables: str) -> dict[str, str]:
     """This process's environment with a platform's variables, or without any EB_ variable; output is UTF-8."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("EB_")}
-    clean["PYTHONIOENCODING"] = "utf-8"  # into a pipe, Windows writes its code page; what `open` does stays as it is
+    clean["PYTHONIOENCODING"] = "utf-8"  # Windows would write its code page into a pipe; this does not change `open`
     return {**clean, **(platform.environment() if platform else {}), **variables}
 
 
@@ -146,7 +146,7 @@ def run_script(
 
 
 def log_of(path: Path) -> str:
-    """The log beside a script; only line ends of this system are translated, for a lone CR would be a forgery."""
+    """The log next to a script; only this system's line ends are translated, because a lone CR would be a forgery."""
     return path.with_suffix(".log").read_bytes().decode("utf-8").replace(os.linesep, "\n")
 
 
@@ -157,21 +157,21 @@ def line_of(path: Path, mark: str = "# here") -> int:
 
 
 def ran(template: Any, main: Callable[[], object]) -> tuple[int, str]:
-    """Run a script's main in this process; the exit code and the log."""
+    """Run a script's main in this process; returns the exit code and the log."""
     code = template.run(main)
     [log] = Path.cwd().glob("*.log")
     return code, log_of(log)
 
 
 def python(arguments: list[str], folder: Path, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """Python in a folder, with no EB_ variable but those given."""
+    """Run Python in a folder, with no EB_ variables except those given."""
     return finished_in(folder, [sys.executable, *arguments], environment_for(None, **variables), stdin)
 
 
 def summary_of(log: str) -> dict[str, dict[str, int]]:
     """The last summary table of a log: API function -> column -> figure."""
     head, *lines = log[log.rindex(" API function ") :].splitlines()
-    before = log[: log.rindex(" API function ")].rpartition("\n")[2]  # date, level and thread, as in the lines below
+    before = log[: log.rindex(" API function ")].rpartition("\n")[2]  # date, level and thread, like the lines below
     assert head.replace(" ms", "").split()[2:] == SUMMARY
     rows = {}
     for line in lines:
@@ -190,10 +190,10 @@ def answer(
     times: int = 0,
     **headers: str,
 ) -> dict[str, Any]:
-    """What an endpoint is to answer from now on: `platform.control(answer={"echo": answer(503)})`.
+    """The response of an endpoint from now on: `platform.control(answer={"echo": answer(503)})`.
 
-    `trickle` is the seconds between two bytes of the body, `times` how often it answers so, 0 for ever; headers go by
-    keyword, as `retry_after="5"`.
+    `trickle` is the seconds between two bytes of the body, and `times` how often this is the response (0: always).
+    Headers are keywords, such as `retry_after="5"`.
     """
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     content = {"body_base64": base64.b64encode(body).decode(), "content_type": content_type}
@@ -201,10 +201,10 @@ def answer(
 
 
 def untrusted() -> httpx.ConnectError:
-    """What a call raises if the server's certificate is not trusted, with what it comes from."""
+    """What a call raises if the server's certificate is not trusted, with its causes."""
     reason = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"
     error = httpx.ConnectError(reason)
-    error.__cause__ = OSError()  # httpcore's own exception, from which it takes the cause, but not the context
+    error.__cause__ = OSError()  # httpcore's own exception: it has the cause, but no context
     error.__cause__.__context__ = ssl.SSLCertVerificationError(1, reason)
     return error
 
@@ -219,12 +219,12 @@ def on_terminal(folder: Path, arguments: str, environment: dict[str, str], size:
 
 
 def shell(command: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run shell commands in a folder; their output and exit code."""
+    """Run shell commands in a folder; returns their output and exit code."""
     return finished_in(folder, ["sh", "-c", command], environment)
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Run git in a folder, as `git_environment` has it; its output."""
+    """Run git in a folder, in `git_environment`; returns its output."""
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     run = ["git", *arguments]
@@ -232,7 +232,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def git_environment() -> dict[str, str]:
-    """This process's environment without the git settings of a hook, of the person or of the machine."""
+    """This process's environment without the git settings of a hook, a person or the machine."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     who = {f"GIT_{role}_{what}": "tests@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     trust = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
@@ -249,13 +249,13 @@ def wait_until(condition: Callable[[], object], within: float = WATCHDOG) -> Non
     """Wait for a condition instead of sleeping."""
     end = time.monotonic() + within
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.01)
 
 
 @contextmanager
 def outage(platform: Simulator, kind: str = "503") -> Iterator[None]:
-    """An outage that ends when it has refused two more calls."""
+    """An outage that ends after rejecting two more calls."""
     enough = platform.seen()["faults"]["outage"] + 2
 
     def end() -> None:
@@ -270,7 +270,7 @@ def outage(platform: Simulator, kind: str = "503") -> Iterator[None]:
 
 
 def study_of(platform: Simulator) -> Study:
-    """What the platform simulates, known without asking it."""
+    """The study that the platform simulates, without asking the platform."""
     return Study(platform.options.centres, platform.options.patients, platform.options.seed)
 
 

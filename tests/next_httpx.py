@@ -1,6 +1,6 @@
-"""The repository as it would be on httpx2, the successor of httpx: `python3 tests --httpx2` runs the tests of it.
+"""A copy of the repository on httpx2, the successor of httpx: `python3 tests --httpx2` runs its tests.
 
-This copy lies in tests/.venv/httpx2 and is made anew each time, but for its environment, in which there is no httpx.
+The copy is in tests/.venv/httpx2 and is made again every time, except for its environment, which has no httpx.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ REQUIRED, REQUIRED_NEXT = "httpx>=0.28,<0.29", "httpx2>=2.16,<3"
 
 
 def moved(text: str) -> str:
-    """A file's text, on httpx2: the line by which a copy moves, in every script and test; what is to be installed."""
+    """A file's text, on httpx2: with the changed import, in every script and test, and the changed requirement."""
     text = re.sub(r"(?m)^( *)import httpx$", r"\1import httpx2 as httpx", text)
     return text.replace(REQUIRED, REQUIRED_NEXT)
 
 
 def copy_moved(source: str, target: str) -> None:
-    """Copy a file, moved; what is compressed names no package."""
+    """Copy a file, moved to httpx2; compressed files name no package."""
     content = Path(source).read_bytes()
     if not source.endswith(".gz"):
         content = moved(content.decode("utf-8")).encode("utf-8")
@@ -32,7 +32,7 @@ def copy_moved(source: str, target: str) -> None:
 
 
 def moved_repository() -> Path:
-    """Make the copy; its folder."""
+    """Make the copy; returns its folder."""
     if sys.version_info < (3, 11):
         stop(f"httpx2 needs Python 3.11 or newer; {sys.executable} is {sys.version_info[0]}.{sys.version_info[1]}")
     for old in HOME.glob("tests/[!.]*"):

@@ -1,4 +1,4 @@
-"""A script as a file: its text, its module, what its source writes out, and another text in its place."""
+"""A script as a file: reading it, importing it, literals in its source, and replacing its text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 
 
 class Refused(Exception):
-    """Why nothing is done with a file: the rest of a sentence that begins with its name."""
+    """Why nothing was done with a file: the rest of a sentence that begins with its name."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class ScriptFile:
     line_end: str
 
     def replace(self, text: str, kept: Path) -> None:
-        """Put another text in its place, with the mode of the old file, which is kept; links to it stay."""
+        """Replace the text; the old file is kept, and its mode and links to it stay."""
         path = self.path.resolve()
-        with path.open("r+b"):  # a file that must not be written is not replaced either
+        with path.open("r+b"):  # a read-only file must not be replaced either
             shutil.copy2(path, kept)
         with tempfile.TemporaryDirectory(dir=path.parent) as apart:
             whole = Path(apart, path.name)
             whole.write_bytes((self.mark + text.replace("\n", self.line_end)).encode("utf-8"))
             shutil.copymode(path, whole)
-            whole.replace(path)  # at once: a full disk leaves the old one
+            whole.replace(path)  # in one step: if the disk is full, the old one stays
 
 
 def read(path: Path) -> ScriptFile:
@@ -59,7 +59,7 @@ def read(path: Path) -> ScriptFile:
 
 
 def imported(path: Path) -> ModuleType:
-    """A script as a module of its own, whatever else was imported from it; its guard keeps it from running."""
+    """A script as a new module, whatever else was imported from it; it does not run, because of its guard."""
     specification = importlib.util.spec_from_file_location(path.stem, path)
     assert specification
     assert specification.loader
@@ -70,7 +70,7 @@ def imported(path: Path) -> ModuleType:
 
 
 def assigned(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
-    """The names that a statement sets, with what to."""
+    """The names that a statement sets, with their values."""
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
     yield from ((target.id, value) for target in targets if value and isinstance(target, ast.Name))
@@ -82,14 +82,14 @@ def literal(node: ast.AST | None) -> Any:
 
 
 def entries(node: ast.AST | None) -> dict[str, ast.expr]:
-    """The entries of a dict that is written out, those whose keys are texts."""
+    """The entries of a dict literal whose keys are texts."""
     pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
     return {key.value: entry for key, entry in pairs if isinstance(key, ast.Constant) and isinstance(key.value, str)}
 
 
 @contextmanager
 def all_or_nothing(*new: Path) -> Iterator[None]:
-    """Write files: if that fails, those that are `new` are taken away. Raises Refused."""
+    """Write files; if that fails, the `new` ones are removed. Raises Refused."""
     try:
         yield
     except OSError as error:
@@ -100,6 +100,6 @@ def all_or_nothing(*new: Path) -> Iterator[None]:
 
 
 def free(path: Path) -> Path:
-    """A name that no file has yet: `path`, or this with a number."""
+    """A name that no file has yet: `path`, or `path` with a number."""
     names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
     return next(each for each in itertools.chain([path], names) if not os.path.lexists(each))
