@@ -1,4 +1,4 @@
-"""The names that the author's part of a script and its engine have in common, or that neither of them has."""
+"""Names that both the author's part of a script and its engine have, or that neither has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from upgrading.script import Script
 
 
 class Names:
-    """The names that a text binds at its top level, and those that it looks up there, functions included."""
+    """The names that a text binds at its top level, and those that it looks up there, including in functions."""
 
     def __init__(self, text: str) -> None:
         self.bound: set[str] = set()
@@ -27,21 +27,21 @@ class Names:
 
 
 def tables(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
-    """The names of a script, and those of all functions and classes in it."""
+    """The symbol tables of a script and of all functions and classes in it."""
     yield table
     for child in table.get_children():
         yield from tables(child)
 
 
 def undefined(text: str) -> set[str]:
-    """The names that a text looks up and that nothing defines, Python included."""
+    """The names that a text looks up and that neither it nor Python defines."""
     names = Names(text)
     missing = names.used - names.bound - set(dir(builtins))
     return {name for name in missing if not name.startswith("__")}
 
 
 def places(text: str, *, bound: bool) -> dict[str, list[int]]:
-    """The lines on which each name is bound, or looked up."""
+    """The lines on which each name is bound, or else looked up."""
     found: dict[str, list[int]] = defaultdict(list)
     for node in ast.walk(ast.parse(text)):
         name = name_bound_by(node) if bound else None
@@ -61,7 +61,7 @@ def name_bound_by(node: ast.AST) -> str | None:
 
 
 def names_to_look_at(before: Script, after: Script) -> Iterator[str]:
-    """What the author has to know of the names in an upgraded copy, in sentences with their lines."""
+    """What the author has to know about the names in an upgraded copy, as sentences with line numbers."""
     text, old = after.authors_part(), Names(before.part(before.engine)).bound
     own, engine = Names(text), Names(after.part(after.engine)).bound
     bound, used = places(text, bound=True), places(text, bound=False)
@@ -78,6 +78,6 @@ def names_to_look_at(before: Script, after: Script) -> Iterator[str]:
 
 
 def spoken(lines: list[int]) -> str:
-    """Line 7; lines 7, 9."""
+    """Format as "line 7" or "lines 7, 9"."""
     numbers = [f"{line}" for line in sorted(set(lines))]
     return f"line{'s' * (len(numbers) > 1)} {', '.join(numbers)}"

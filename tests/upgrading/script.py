@@ -1,4 +1,4 @@
-"""A script as lines and as a syntax tree, and where in it the engine stands."""
+"""A script as lines and as a syntax tree, and where its engine is."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from script_file import Refused
 
 VERSION = re.compile(r"^TEMPLATE_VERSION\b[^=\n]*=\s*[\"']([^\"'\n]*)[\"']", re.MULTILINE)
-OLDEST, WITH_MARKS = (1, 3, 0), (3, 0, 0)  # before 3.0.0 the engine stands between two banners
-Lines = tuple[int, int]  # the first and the last one
-Edit = tuple[int, int, str]  # a text for the place of these lines; a last line before the first one: it goes between
+OLDEST, WITH_MARKS = (1, 3, 0), (3, 0, 0)  # before 3.0.0, the engine is between two banners
+Lines = tuple[int, int]  # first and last
+Edit = tuple[int, int, str]  # replaces these lines, or is inserted between them if the last is before the first
 
 
 class Script:
-    """A copy of the template. Lines count from 1, as in its syntax tree."""
+    """A copy of the template. Lines are counted from 1, as in its syntax tree."""
 
     def __init__(self, text: str) -> None:
         self.text, self.lines, self.version = text, text.split("\n"), version_of(text)
@@ -34,7 +34,7 @@ class Script:
         return Script("\n".join(lines))
 
     def authors_part(self) -> str:
-        """The script with blank lines for the engine, so that all others keep their numbers."""
+        """The script with the engine's lines blanked, so that all others keep their numbers."""
         first, last = self.engine
         return "\n".join([*self.lines[: first - 1], *[""] * (last - first + 1), *self.lines[last:]])
 
@@ -42,7 +42,7 @@ class Script:
         return [node for node in self.tree.body if node.lineno < self.engine[0]]
 
     def functions(self) -> dict[str, Lines]:
-        """The functions below the engine but main: the API functions, and the author's own."""
+        """The functions below the engine, except main: the API functions and the author's own."""
         below = [node for node in self.tree.body if node.lineno > self.engine[1]]
         return {
             node.name: lines_of(node) for node in below if isinstance(node, ast.FunctionDef) and node.name != "main"
@@ -50,13 +50,13 @@ class Script:
 
 
 def lines_of(node: ast.stmt) -> Lines:
-    """The lines of a statement, decorators included."""
+    """The lines of a statement, including its decorators."""
     decorators: list[ast.expr] = getattr(node, "decorator_list", [])
     return min([node.lineno, *(each.lineno for each in decorators)]), node.end_lineno or node.lineno
 
 
 def parsed(text: str) -> ast.Module:
-    """The syntax tree of a script that Python can compile."""
+    """The syntax tree of a script, which Python must be able to compile."""
     try:
         compile(text, "the script", "exec", dont_inherit=True)
         return ast.parse(text)
@@ -65,7 +65,7 @@ def parsed(text: str) -> ast.Module:
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """The version of the template that a script was copied from."""
+    """The version of the template from which a script was copied."""
     found = VERSION.search(text)
     if not found:
         raise Refused('is not a copy of the template: it has no line TEMPLATE_VERSION = "..."')
@@ -83,7 +83,7 @@ def dotted(version: tuple[int, ...]) -> str:
 
 
 def engine_in(lines: list[str], version: tuple[int, ...]) -> Lines:
-    """The lines of the engine, without the blank ones that follow it."""
+    """The lines of the engine, without blank lines after it."""
     if version >= WITH_MARKS:
         first, last = only_one(lines, "ENGINE BEGINS"), only_one(lines, "ENGINE ENDS")
     else:
@@ -96,7 +96,7 @@ def engine_in(lines: list[str], version: tuple[int, ...]) -> Lines:
 
 
 def only_one(lines: list[str], words: str) -> int:
-    """The one line that is a banner with these words."""
+    """The only line that is a banner with these words."""
     found = [number for number, line in enumerate(lines, 1) if re.match(rf"# =+ {words}\b", line)]
     if len(found) != 1:
         times = "no line" if not found else f"{len(found)} lines"

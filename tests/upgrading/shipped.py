@@ -1,6 +1,6 @@
-"""Which parts of a copy are still as they were shipped: those are the template's, and its present ones replace them.
+"""Which parts of a copy are still as they were shipped: those belong to the template, whose current ones replace them.
 
-shipped.json holds the fingerprints of the parts of each older template, so that nothing but this folder is needed.
+shipped.json has the fingerprints of the parts of every older template, so that nothing but this folder is needed.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ NAME = "eb_script_template.py"
 
 
 def plain(text: str) -> str:
-    """A text without what editors change on their own: blank space at the ends of lines, blank lines around."""
+    """A text without what editors change by themselves: trailing blanks, and blank lines before and after."""
     return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
 
 
 def fingerprint(text: str) -> str:
-    """By which a text that was shipped is known again."""
+    """A hash by which a shipped text is recognised."""
     return hashlib.sha256(plain(text).encode()).hexdigest()[:16]
 
 
 def fingerprints(script: Script) -> str:
-    """Those of the engine and of all parts of a template; a version's line in shipped.json."""
+    """The fingerprints of the engine and all parts of a template: its line in shipped.json."""
     return " ".join(fingerprint(script.part(lines)) for lines in [script.engine, *parts_of(script).values()])
 
 
 def shipped(template: Script) -> dict[str, list[str]]:
-    """The fingerprints of each version, the present one included."""
+    """The fingerprints of each version, including the current one."""
     lines = {**json.loads(FILE.read_text(encoding="utf-8")), dotted(template.version): fingerprints(template)}
     return {version: line.split() for version, line in lines.items()}
 
@@ -44,7 +44,7 @@ def is_shipped(text: str, template: Script) -> bool:
 
 
 def parts_of(script: Script) -> dict[str, Lines]:
-    """What is the template's until its author edits it: requirements block, docstring and API functions."""
+    """What belongs to the template until the author edits it: requirements block, docstring and API functions."""
     parts = {"the requirements block": block} if (block := block_of(script)) else {}
     if ast.get_docstring(script.tree) is not None:
         parts["the docstring"] = lines_of(script.tree.body[0])
@@ -59,7 +59,7 @@ def block_of(script: Script) -> Lines | None:
 
 
 def outdated(copy: Script, template: Script) -> dict[str, Edit]:
-    """The parts that the author never edited, and that the template has changed; the edits that renew them."""
+    """The parts that the author never edited and the template has changed, with the edits that update them."""
     present = parts_of(template)
     own = {name: (lines, copy.part(lines)) for name, lines in parts_of(copy).items() if name in present}
     return {
@@ -70,7 +70,7 @@ def outdated(copy: Script, template: Script) -> dict[str, Edit]:
 
 
 def stay_as_they_are(before: Script, after: Script, template: Script) -> Iterator[str]:
-    """The API functions that the author edited, and that the template has changed since, with their lines."""
+    """The API functions that the author edited and the template has changed since, as sentences with their lines."""
     known = shipped(template).get(dotted(before.version), [])
     for name, lines in after.functions().items():
         present = template.functions().get(name)
