@@ -43,10 +43,10 @@ PROXY_FORM = "write http://user:password@host:port; in user and password, write 
 
 
 def main() -> int:
-    """Check the platform of a script; the exit code."""
+    """Check the platform of a script; returns the exit code."""
     options = read_command_line()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a Windows pipe cannot take every name of a script
+        sys.stdout.reconfigure(errors="backslashreplace")  # a Windows pipe cannot encode every script name
     if not options.script.is_file():
         stop(f"there is no script {options.script}")
     if options.apply and options.script.resolve() == TEMPLATE.resolve():
@@ -68,7 +68,7 @@ def read_command_line() -> argparse.Namespace:
 
 
 def by_calls(path: Path, apply: bool) -> int:
-    """Find out by calls; the exit code."""
+    """Check with calls; returns the exit code."""
     from platform_check.script import load
 
     script, module = script_of(path, load)
@@ -86,7 +86,7 @@ def told_by_calls(
     sleep: Callable[[float], None] = time.sleep,
     apply: bool = False,
 ) -> int:
-    """Make the calls, and say what they tell; the exit code."""
+    """Make the calls and print the findings; returns the exit code."""
     from platform_check.probing import Check, Prober
 
     prober = Prober(connection, sleep)
@@ -97,7 +97,7 @@ def told_by_calls(
 
 
 def by_recording(recording: Path, path: Path, apply: bool) -> int:
-    """Find out from a browser's recording, without a call; the exit code."""
+    """Check with a browser's recording, without a call; returns the exit code."""
     from platform_check import har
     from platform_check.observed import Observation
     from platform_check.script import read
@@ -119,7 +119,7 @@ def by_recording(recording: Path, path: Path, apply: bool) -> int:
 
 
 def told_by_recording(recording: Path, observation: Observation, passed: Counter[str], apply: bool) -> int:
-    """Say what a recording tells; the exit code."""
+    """Print the findings from a recording; returns the exit code."""
     from platform_check import table
 
     rest = [
@@ -137,7 +137,7 @@ def told_by_recording(recording: Path, observation: Observation, passed: Counter
 def reported(
     script: Script, how: str, findings: Iterable[Finding], rest: Callable[[], Sequence[str]], apply: bool
 ) -> bool:
-    """Print the table as it grows, what to do, and the rest; whether anything differs."""
+    """Print the table as it grows, what to do, and the rest; returns whether anything differs."""
     from platform_check import table
     from platform_check.judgements import DIFFERS, Finding
 
@@ -154,7 +154,7 @@ def reported(
 
 
 def apply_to(script: Script, findings: Sequence[Finding]) -> None:
-    """Write what was found into the script, and say what is left to a person."""
+    """Write what was found into the script, and list what is left to a person."""
     from platform_check import changes, table
 
     steps = dict.fromkeys(step for finding in findings for step in finding.steps)
@@ -173,7 +173,7 @@ def apply_to(script: Script, findings: Sequence[Finding]) -> None:
 
 
 def script_of(path: Path, read: Callable[[Path], T]) -> T:
-    """What a reader makes of a script; stops if that is no copy of the template."""
+    """What a reader returns for a script; stops if it is not a copy of the template."""
     try:
         return read(path)
     except SystemExit as ended:
@@ -183,7 +183,7 @@ def script_of(path: Path, read: Callable[[Path], T]) -> T:
 
 
 def check_addresses(script: Script) -> None:
-    """Stop if a password would go nowhere, or unencrypted."""
+    """Stop if the password would be sent nowhere, or unencrypted."""
     if "IAM" not in script.services:
         stop("MICROSERVICES has no IAM: put its entry back, every login goes through it")
     problems = [
@@ -196,7 +196,7 @@ def check_addresses(script: Script) -> None:
 
 
 def url_problem(url: str) -> str:
-    """What is wrong with a base_url, "" if nothing is; a login in it is not repeated."""
+    """What is wrong with a base_url, or ""; a login in it is not shown."""
     from platform_check.httpx_in_use import httpx
 
     try:
@@ -214,7 +214,7 @@ def url_problem(url: str) -> str:
 
 
 def credentials(module: ModuleType) -> tuple[str, str]:
-    """User and password: from the environment, else typed in a terminal, else the script's constants."""
+    """User and password: from the environment, or typed in a terminal, or the script's constants."""
     user = ask("EB_USER_NAME", f"User name [{module.DEFAULT_USER_NAME}]: ", module.DEFAULT_USER_NAME, input)
     password = ask("EB_PASSWORD", "Password: ", module.DEFAULT_PASSWORD, getpass.getpass)
     if not password:
@@ -223,7 +223,7 @@ def credentials(module: ModuleType) -> tuple[str, str]:
 
 
 def ask(variable: str, question: str, default: str, read: Callable[[str], str]) -> str:
-    """A setting: from the environment, else typed in a terminal, else the default."""
+    """A setting: from the environment, or typed in a terminal, or the default."""
     value = os.environ.get(variable, "")
     if not value and all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         with contextlib.suppress(EOFError), contextlib.redirect_stdout(sys.stderr):
@@ -232,7 +232,7 @@ def ask(variable: str, question: str, default: str, read: Callable[[str], str]) 
 
 
 def client() -> httpx.Client:
-    """A client that trusts what the operating system trusts; it goes to this machine without a proxy."""
+    """A client that trusts what the operating system trusts, and uses no proxy for this machine."""
     from platform_check.httpx_in_use import httpx
 
     check_proxies()
@@ -248,7 +248,7 @@ def client() -> httpx.Client:
 
 
 def check_proxies() -> None:
-    """Stop if a proxy's address is none, without a word of it: a password with a raw # or / would be read as a port."""
+    """Stop if a proxy's address is invalid, without showing it: a raw # or / in a password would be read as a port."""
     from platform_check.probing import PROXY_VARIABLES
 
     for name in PROXY_VARIABLES:

@@ -34,12 +34,12 @@ from environment import TEMPLATE, TESTS, environment_python, missing_package, st
 from script_source import Facts, read
 from server import SERVICES, UNKNOWN, Simulator, add_options, parse_options
 
-LATENCY = 0.2  # seconds per call unless the command line says otherwise: about what a platform takes, and bars show
+LATENCY = 0.2  # default seconds per call: about what a platform takes, and enough to see the bars
 VERDICTS = {"login": "logins", "config_token": "configurations", "refresh_token": "refreshes"}
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line."""
+    """Reports errors of a command line in one line."""
 
     def error(self, message: str) -> NoReturn:
         """End without the whole usage."""
@@ -72,14 +72,14 @@ def sandbox_parser() -> argparse.ArgumentParser:
 
 
 def stay(options: argparse.Namespace) -> int:
-    """Keep the platform up for scripts that are started elsewhere."""
+    """Keep the platform running for scripts that are started elsewhere."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     own = own_options(options, read(TEMPLATE), TEMPLATE.name)
     with platform(options, own) as simulator, suppress(KeyboardInterrupt):
         print("\n".join(assignments(simulator.environment(""), os.name == "nt")), flush=True)
         say("Sandbox: set these variables where you start your script or notebook; Ctrl-C stops the platform")
         while True:
-            time.sleep(1)  # Windows hears Ctrl-C in a sleep, but not in a wait for an event
+            time.sleep(1)  # on Windows, Ctrl-C interrupts a sleep, but not a wait for an event
     return 0
 
 
@@ -104,11 +104,11 @@ def run(options: argparse.Namespace) -> int:
         code = execute([python, str(script.absolute()), *options.script[1:]], folder, variables(simulator, facts))
     for line in last_words(script, folder, code):
         say(f"Sandbox: {line}")
-    return code if code >= 0 else 128 - code  # as a shell would say it
+    return code if code >= 0 else 128 - code  # as in a shell
 
 
 def checked_facts(script: Path) -> Facts:
-    """Return what the script says of itself; end if it cannot be led into the sandbox."""
+    """Return the facts about the script; end if it cannot run in the sandbox."""
     if not script.is_file():
         stop(f"there is no script {script}")
     facts = read(script)
@@ -119,7 +119,7 @@ def checked_facts(script: Path) -> Facts:
 
 
 def own_options(options: argparse.Namespace, facts: Facts, script: str) -> list[str]:
-    """Return the platform's options for what a script adds to it; end if --answer names no endpoint of the script."""
+    """Return the options for what a script adds to the platform; end if --answer names no endpoint of the script."""
     answered = dict(options.answer)
     for name in answered.keys() - {name for name, *_ in facts.endpoints}:
         stop(f"--answer {name}: {script} has no endpoint {name!r} in MICROSERVICES")
@@ -129,7 +129,7 @@ def own_options(options: argparse.Namespace, facts: Facts, script: str) -> list[
 
 
 def own_folder(script: Path) -> Path:
-    """Make the folder that keeps simulated results apart from real ones."""
+    """Create the folder that keeps simulated results separate from real ones."""
     folder = Path(f"{script.stem}.sandbox")
     try:
         folder.mkdir(exist_ok=True)
@@ -139,7 +139,7 @@ def own_folder(script: Path) -> Path:
 
 
 def interpreter(script: Path) -> tuple[str, str]:
-    """Return the interpreter for the script, and why it is not the calling one, which may have other packages, too."""
+    """Return the interpreter for the script, and why it is not the calling one, which may have more packages."""
     if package := missing_package(script):
         ours = environment_python("simulation/requirements.txt")
         home = ours.parent.parent.relative_to(TESTS.parent).as_posix()
@@ -148,15 +148,15 @@ def interpreter(script: Path) -> tuple[str, str]:
 
 
 def variables(simulator: Simulator, facts: Facts) -> dict[str, str]:
-    """Return what leads this script to the platform; a script that does not say its MAX_THREADS chooses by itself."""
+    """Return the variables for this script; one whose MAX_THREADS cannot be read uses its own default."""
     threads = "" if facts.max_threads is None else str(facts.max_threads)
     own = {variable: simulator.address(service) for variable, service in facts.variables.items()}
     return {**simulator.environment(threads), **own}
 
 
 def execute(command: list[str], folder: Path, variables: dict[str, str]) -> int:
-    """Run the script, leave Ctrl-C to it, hand SIGTERM on to it; return its exit code, or minus what killed it."""
-    # A handler, as the script would inherit SIG_IGN and be deaf to Ctrl-C.
+    """Run the script, leave Ctrl-C to it, pass SIGTERM on; return its exit code, or minus the signal that ended it."""
+    # A handler, because the script would inherit SIG_IGN and ignore Ctrl-C.
     signal.signal(signal.SIGINT, lambda *_: None)
     process = subprocess.Popen(command, cwd=folder, env={**os.environ, **variables})
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -164,9 +164,9 @@ def execute(command: list[str], folder: Path, variables: dict[str, str]) -> int:
 
 
 def last_words(script: Path, folder: Path, code: int) -> Iterator[str]:
-    """Yield what is left to say when the script has ended."""
+    """Yield the lines to print when the script has ended."""
     if code < 0:
-        names = {each.value: each.name for each in signal.Signals}  # most real-time signals have none
+        names = {each.value: each.name for each in signal.Signals}  # most real-time signals have no name
         yield f"the script was killed by {names.get(-code, f'signal {-code}')}"
     log = folder / f"{script.stem}.log"
     if log.is_file():
@@ -175,7 +175,7 @@ def last_words(script: Path, folder: Path, code: int) -> Iterator[str]:
 
 @contextmanager
 def platform(options: argparse.Namespace, own: Sequence[str]) -> Iterator[Simulator]:
-    """Start the platform, with the options for this script; say what it simulates, and in the end what it saw."""
+    """Start the platform with the options for this script; print what it simulates and, at the end, what it saw."""
     typed = sys.argv[1 : len(sys.argv) - len(options.script)]
     arguments = [each for each in typed if each not in ("--here", "--stay")]
     python = environment_python("simulation/requirements.txt")
@@ -186,7 +186,7 @@ def platform(options: argparse.Namespace, own: Sequence[str]) -> Iterator[Simula
 
 
 def say(text: str) -> None:
-    """Speak on stderr, as stdout belongs to the script; at once, as the script writes there too."""
+    """Print to stderr, because stdout belongs to the script; at once, because the script writes there, too."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -220,7 +220,7 @@ def row(label: str, count: int, note: str = "") -> str:
 
 
 def note(endpoint: str, seen: dict[str, Any]) -> str:
-    """Return what there is to say of an endpoint beside its calls."""
+    """Return the remark about an endpoint, after the number of its calls."""
     if endpoint in VERDICTS:
         counts = seen[VERDICTS[endpoint]]
         refused = f", {counts['refused']} refused" if counts["refused"] else ""

@@ -30,8 +30,8 @@ from upgrading.shipped import NAME, block_of, is_shipped, outdated, plain, stay_
 def main() -> int:
     if sys.version_info < (3, 10):  # noqa: UP036 - said to whoever starts this with an older Python
         stop(f"Python 3.10 or newer is needed; {sys.executable} is Python {sys.version_info[0]}.{sys.version_info[1]}")
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a pipe that takes few letters
-    warnings.simplefilter("ignore")  # those of the script are for its own run
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # for a pipe with a limited charset
+    warnings.simplefilter("ignore")  # the script's own warnings are for its own run
     if sys.argv[1:] in (["--help"], ["-h"]):
         print(__doc__.strip())
         return 0
@@ -77,7 +77,7 @@ def print_list(title: str, items: Iterable[str]) -> None:
 
 
 def replacements(copy: Script, template: Script) -> Iterator[tuple[str, Edit]]:
-    """What is the template's in a copy, where that has changed, each with the edit that renews it."""
+    """The template's parts of a copy that have changed, each with the edit that updates it."""
     engine, (first, last) = template.part(template.engine), copy.engine
     if plain(copy.part(copy.engine)) != plain(engine):
         yield f"the engine (previously lines {first:,} to {last:,})", (first, last, engine)
@@ -96,7 +96,7 @@ def replacements(copy: Script, template: Script) -> Iterator[tuple[str, Edit]]:
 
 
 def additions(copy: Script, template: Script) -> Iterator[tuple[str, Edit]]:
-    """What the copy lacks above its engine, each with the edit that adds it."""
+    """What is missing above the engine of the copy, each with the edit that adds it."""
     wanted = block_of(template)
     if wanted and not block_of(copy):
         head = sum(bool(re.match(r"#!|#.*coding[:=]", line)) for line in copy.lines[:2])
@@ -106,7 +106,7 @@ def additions(copy: Script, template: Script) -> Iterator[tuple[str, Edit]]:
 
 
 def notes(copy: Script, new: Script, template: Script) -> Iterator[str]:
-    """What the author has to look at; lines are those of the upgraded copy."""
+    """What the author has to look at; line numbers are those of the upgraded copy."""
     yield from names_to_look_at(copy, new)
     yield from stay_as_they_are(copy, new, template)
     for name in (name for name, _ in lacking_endpoints(new, template)):
@@ -114,7 +114,7 @@ def notes(copy: Script, new: Script, template: Script) -> Iterator[str]:
 
 
 def engine_diff(copy: Script, template: Script) -> str:
-    """What was changed in an edited engine; an empty text if it is one that was shipped."""
+    """What was changed in an edited engine; an empty text if it is as shipped."""
     own, base = copy.part(copy.engine), history(copy.version) or template
     if is_shipped(own, template):
         return ""
@@ -123,7 +123,7 @@ def engine_diff(copy: Script, template: Script) -> str:
 
 
 def history(version: tuple[int, ...]) -> Script | None:
-    """An older template, if this folder is a clone that has it: the parent of the commit that ended its version."""
+    """An older template, if this folder is in a clone that has it: the parent of the commit that ended its version."""
     git = ["git", "-C", str(TESTS.parent)]
     ended = [*git, "log", "-1", "--format=%H", f'-STEMPLATE_VERSION = "{dotted(version)}"', "--", NAME]
     try:
@@ -136,7 +136,7 @@ def history(version: tuple[int, ...]) -> Script | None:
 
 
 def write(file: ScriptFile, new: str, version: str, diff: str) -> tuple[str, str]:
-    """Write the copy, beside it the one that it was, and a diff if there is one; their names. All, or nothing."""
+    """Write the copy, the old version next to it, and a diff if there is one; returns their names. All or nothing."""
     path = file.path.resolve()
     beside = f"{path.stem}.{version}"
     kept, differs = free(path.with_name(beside + path.suffix)), free(path.with_name(f"{beside}.engine.diff"))
