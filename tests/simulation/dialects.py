@@ -1,4 +1,4 @@
-"""Other ways in which a platform may speak than the template assumes: `--dialect NAME`. Standard library only."""
+"""Ways in which a platform may differ from what the template assumes: `--dialect NAME`. Standard library only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RENAMED = {"access_token": "accessToken", "refresh_token": "refreshToken", "user
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer on its way out; a body of None is an empty one."""
+    """A response before it is sent; a body of None is empty."""
 
     endpoint: str
     is_data: bool
@@ -38,21 +38,21 @@ class Answer:
 
 @dataclass(frozen=True)
 class Dialect:
-    """What is different: in how the platform works, where its endpoints are, what its answers look like."""
+    """What is different: how the platform works, where its endpoints are, what its responses look like."""
 
     what: str
-    settings: dict[str, Any] = field(default_factory=dict)  # as a test sets them
+    settings: dict[str, Any] = field(default_factory=dict)  # such as a test sets
     moved: dict[str, str] = field(default_factory=dict)
     spoken: Callable[[Answer], Answer] = lambda answer: answer
 
 
 def for_dead_token(**other: Any) -> Callable[[Answer], Answer]:
-    """Another answer to a data call that is refused for its token."""
+    """A different response to a data call that is rejected because of its token."""
     return lambda answer: replace(answer, **other) if answer.is_data and answer.status == 401 else answer
 
 
 def of(endpoints: Container[str], change: Callable[[Any], Any]) -> Callable[[Answer], Answer]:
-    """Another body in the answers of some endpoints."""
+    """A different body in the responses of some endpoints."""
 
     def spoken(answer: Answer) -> Answer:
         fits = answer.endpoint in endpoints and answer.status == 200
@@ -62,17 +62,17 @@ def of(endpoints: Container[str], change: Callable[[Any], Any]) -> Callable[[Ans
 
 
 def renamed(names: dict[str, str]) -> Callable[[Any], Any]:
-    """Some fields have other names."""
+    """Rename some fields."""
     return lambda body: {names.get(name, name): value for name, value in body.items()}
 
 
 def without(key: str) -> Callable[[Any], Any]:
-    """A field is missing."""
+    """Remove a field."""
     return lambda body: {name: value for name, value in body.items() if name != key}
 
 
 def wrapped(answer: Answer) -> Answer:
-    """Every list inside an object."""
+    """Put every list into an object."""
     if not isinstance(answer.body, list):
         return answer
     return replace(answer, body={"items": answer.body, "count": len(answer.body)})

@@ -1,4 +1,4 @@
-"""What each endpoint of the simulated platform does, faults aside."""
+"""What each endpoint of the simulated platform does, apart from faults."""
 
 import asyncio
 from json import JSONDecodeError
@@ -24,7 +24,7 @@ async def login(platform: Platform, request: Request) -> Response:
 
 
 async def config_token(service: str, platform: Platform, request: Request) -> Response:
-    """Open a session of a service for whoever has one of IAM."""
+    """Open a session of a service for a user with an IAM session."""
     body = await _body(request)
     accepted = platform.sessions["IAM"].accepts(_bearer(request))
     accepted = accepted and body.get("userId") == platform.conditions.user_id and bool(body.get("clientId"))
@@ -60,10 +60,10 @@ async def search_inclusions(platform: Platform, request: Request) -> Response:
 
 
 async def record_by_patient(platform: Platform, request: Request) -> Response:
-    """Return a patient's record, unless it is one of those that always fail."""
+    """Return a patient's record, unless it is one that always fails."""
     patient = request.query_params.get("patient", "")
     if patient in platform.failing:
-        raise HTTPException(500, "the record of this patient fails for good (simulated)")
+        raise HTTPException(500, "the record of this patient always fails (simulated)")
     return _found(platform.study.record(patient), "patient")
 
 
@@ -76,14 +76,14 @@ async def request_by_tube(platform: Platform, request: Request) -> Response:
 
 
 async def create(platform: Platform, request: Request) -> Response:
-    """Create something, once more each time: what must not be repeated blindly."""
+    """Create something new at every call, which is why a call must not be repeated blindly."""
     creations = platform.seen.creations
     creations[str((await _body(request)).get("key"))] += 1
     return JSONResponse({"id": creations.total()}, 201)
 
 
 async def echo(platform: Platform, request: Request) -> Response:
-    """Return the number that was sent, as cheaply as can be, and the query string, if there is one."""
+    """Return the number that was sent, with as little work as possible, and the query string, if there is one."""
     query = {"query": request.url.query} if request.url.query else {}
     return JSONResponse({"n": request.path_params["n"], **query})
 
@@ -95,7 +95,7 @@ async def unknown(platform: Platform, request: Request) -> Response:
 
 
 def require_token(platform: Platform, service: str, request: Request) -> None:
-    """Refuse a call without a valid access token of this very service."""
+    """Reject a call without a valid access token of this service."""
     if not platform.sessions[service].accepts(_bearer(request)):
         raise HTTPException(401, "a valid access token is required")
     if platform.conditions.denied:

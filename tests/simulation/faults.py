@@ -1,21 +1,21 @@
-"""Which calls go wrong, and how: kinds and rates. Standard library only."""
+"""Kinds and rates of simulated faults. Standard library only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-REFUSED = ("reset", "500", "503", "503-retry-after", "429")  # strike before the call is carried out
-SPOILED = ("reset-after", "truncated", "html", "slow", "bad-gzip")  # strike when it has been carried out
+REFUSED = ("reset", "500", "503", "503-retry-after", "429")  # occur before the call is carried out
+SPOILED = ("reset-after", "truncated", "html", "slow", "bad-gzip")  # occur after it was carried out
 KINDS = REFUSED + SPOILED
 
 
 def combined(every: float, single: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Return the rate of each kind: an equal share of `every`, unless it has one of its own."""
+    """Return the rate of each kind: its own, or else an equal share of `every`."""
     return checked({**dict.fromkeys(KINDS, every / len(KINDS)), **dict(single)})
 
 
 def checked(rates: Mapping[str, float]) -> dict[str, float]:
-    """Return the rates if they make sense, raise ValueError otherwise."""
+    """Return the rates if they are valid; raise ValueError otherwise."""
     unknown = [kind for kind in rates if kind not in KINDS]
     if unknown:
         raise ValueError(f"unknown fault {', '.join(unknown)}; choose from {', '.join(KINDS)}")

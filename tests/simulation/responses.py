@@ -1,4 +1,4 @@
-"""How the simulated platform answers when something is wrong."""
+"""The responses of the simulated platform when something is wrong."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from dialects import Answer, Dialect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-# SO_LINGER on, for no time: closing the socket drops what is unsent and sends RST.
+# SO_LINGER with 0 seconds: closing the socket drops unsent data and sends RST.
 NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
@@ -21,13 +21,13 @@ def transport_of(send: Send) -> asyncio.Transport:
 
 
 async def disconnected(receive: Receive) -> None:
-    """Wait until uvicorn has noticed that the connection is gone; it complains about an unfinished answer otherwise."""
+    """Wait until uvicorn notices that the connection is gone; it would complain about an unfinished response."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 class Reset(Response):
-    """No answer at all: the connection is reset, as by a crashed process or a firewall."""
+    """No response: the connection is reset, as by a crashed process or a firewall."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         transport = transport_of(send)
@@ -37,7 +37,7 @@ class Reset(Response):
 
 
 class Truncated(Response):
-    """Half of an answer: fewer bytes than Content-Length promised, then the end of the connection."""
+    """Half of a response: fewer bytes than Content-Length says, then the end of the connection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -48,7 +48,7 @@ class Truncated(Response):
 
 
 class Twice:
-    """An answer and its copy: in one packet, or the copy so many seconds later."""
+    """A response and its copy: in one packet, or the copy some seconds later."""
 
     def __init__(self, answer: Response, seconds: float) -> None:
         self.answer = answer
@@ -68,7 +68,7 @@ class Twice:
 
 
 class _Written:
-    """Stands in for a transport, and keeps what is written to it."""
+    """Replaces a transport, and keeps what is written to it."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -77,11 +77,11 @@ class _Written:
         self.data += data
 
     def close(self) -> None:
-        """The client wants no more; so does the copy's."""
+        """Do nothing: the copy still has to be written."""
 
 
 class Trickling(Response):
-    """An answer whose body comes a byte at a time."""
+    """A response whose body comes one byte at a time."""
 
     def __init__(self, answer: Response, seconds: float) -> None:
         super().__init__(answer.body, answer.status_code, answer.headers)
@@ -103,7 +103,7 @@ def error(status: int, message: str, **headers: str) -> Response:
 
 
 def translated(dialects: list[Dialect], endpoint: str, is_data: bool, response: Response) -> Response:
-    """Return an answer as the dialects would have it."""
+    """Return a response as the dialects change it."""
     if not dialects:
         return response
     answer = Answer(endpoint, is_data, response.status_code, json.loads(bytes(response.body)))
@@ -115,7 +115,7 @@ def translated(dialects: list[Dialect], endpoint: str, is_data: bool, response: 
 
 
 def refusal(fault: str) -> Response:
-    """Return the answer to a call that is not carried out."""
+    """Return the response to a call that is not carried out."""
     if fault == "reset":
         return Reset()
     if fault == "empty":
@@ -126,7 +126,7 @@ def refusal(fault: str) -> Response:
 
 
 def spoiled(fault: str, response: Response) -> Response:
-    """Return what comes of the answer to a call that was carried out."""
+    """Return the spoiled response to a call that was carried out."""
     if fault == "reset-after":
         return Reset()
     if fault == "truncated":

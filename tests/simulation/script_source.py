@@ -1,4 +1,4 @@
-"""What a script says of itself, read from its source without running it. Standard library only."""
+"""Facts about a script, read from its source without running it. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from script_file import assigned, entries, literal
 
 
 class Facts(NamedTuple):
-    """What the sandbox has to know of a script; what cannot be read is left out."""
+    """What the sandbox has to know about a script; what cannot be read is left out."""
 
     max_threads: int | None
     services: list[str]
     variables: dict[str, str]  # environment variable -> service whose address it sets
-    fixed: dict[str, int]  # service whose address no variable sets -> line where that address stands
+    fixed: dict[str, int]  # service whose address no variable sets -> line of that address
     endpoints: list[tuple[str, str, str]]  # name, service, path without its query
 
 
 def read(script: Path) -> Facts:
-    """Return what a script says of itself."""
+    """Return the facts about a script."""
     found = _constants(script)
     services = entries(found.get("MICROSERVICES"))
     addresses = {name: entries(entry).get("base_url") for name, entry in services.items()}
@@ -38,12 +38,12 @@ def read(script: Path) -> Facts:
 
 
 def _constants(script: Path) -> dict[str, ast.expr]:
-    """Return what the names at the top of a script are set to; a file that is no Python has none."""
+    """Return the values of the top-level names of a script; a file that is not Python has none."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python says them when it runs the script
+            warnings.simplefilter("ignore")  # Python shows them when it runs the script
             statements = ast.parse(script.read_bytes()).body
-    except (SyntaxError, ValueError):  # the second one for a null byte, before Python 3.11.4
+    except (SyntaxError, ValueError):  # ValueError: a null byte, before Python 3.11.4
         return {}
     return {name: value for statement in statements for name, value in assigned(statement)}
 
@@ -55,13 +55,13 @@ def _endpoints(service: str, entry: ast.expr) -> Iterator[tuple[str, str, str]]:
 
 
 def _variables(address: ast.expr | None) -> Iterator[str]:
-    """Yield the texts in an expression that are spelled as environment variables are."""
+    """Yield the texts in an expression that look like environment variables."""
     for node in ast.walk(address) if address else ():
         if re.fullmatch("[A-Z][A-Z0-9_]*", str(literal(node))):
             yield str(literal(node))
 
 
 def _leads_out(address: ast.expr) -> bool:
-    """Tell whether an address is a mere text, and not that of this machine."""
+    """Tell whether an address is only a text, and not an address of this machine."""
     text = literal(address)
     return isinstance(text, str) and not re.match(r"http://(127\.0\.0\.1|\[::1\]|localhost)(:|/|$)", text)

@@ -1,4 +1,4 @@
-"""The simulated platform seen from outside: its options, and a handle on its process. Standard library only."""
+"""The simulated platform as others use it: its options, and a handle for its process. Standard library only."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from dialects import DIALECTS
 from faults import KINDS, combined
 
 SERVICES = ("IAM", "RC", "GDD")
-UNKNOWN = "no such endpoint"  # the name under which calls of anything else are counted
+UNKNOWN = "no such endpoint"  # the name under which all other calls are counted
 SIMULATOR = Path(__file__).resolve().with_name("simulator.py")
-WATCHDOG = 600  # seconds; what takes longer hangs
+WATCHDOG = 600  # seconds; whatever takes longer is considered to hang
 STOP_LIMIT = 5  # seconds for the process to end before it is killed
-THREADS = "20"  # offered to a script whose user has not set EB_THREADS
+THREADS = "20"  # for scripts whose user has not set EB_THREADS
 
 
 def add_options(parser: argparse.ArgumentParser, latency: float = 0.0) -> None:
@@ -61,7 +61,7 @@ def fault(text: str) -> tuple[str, float]:
 
 
 def answer_from(text: str) -> tuple[str, bytes]:
-    """Read NAME=FILE.json from the command line: the name of an endpoint, and the JSON that it answers."""
+    """Read NAME=FILE.json from the command line: the name of an endpoint, and the JSON that it returns."""
     name, _, path = text.partition("=")
     if not name or not path:
         raise argparse.ArgumentTypeError(f"write NAME=FILE.json, not {text!r}")
@@ -83,12 +83,12 @@ def place_of(text: str) -> tuple[str, str, str]:
 
 
 def _several(metavar: str, kind: Callable[[str], object]) -> dict[str, Any]:
-    """Return what makes an option one that may be given more than once."""
+    """Return the arguments for an option that may be repeated."""
     return {"action": "append", "default": [], "metavar": metavar, "type": kind}
 
 
 def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line and check what hangs together; the fault rates are in `rates`."""
+    """Parse a command line and check that the options fit together; the fault rates are in `rates`."""
     options = parser.parse_args(arguments)
     try:
         options.rates = combined(options.faults, options.fault)
@@ -111,7 +111,7 @@ def _number(kind: Callable[[str], float], least: int, most: float = math.inf) ->
 
 
 class Simulator:
-    """The simulated platform in a process of its own, for as long as a `with` lasts."""
+    """The simulated platform in its own process, until the `with` ends."""
 
     def __init__(self, python: Path | str, *arguments: str) -> None:
         parser = argparse.ArgumentParser(SIMULATOR.name)
@@ -130,7 +130,7 @@ class Simulator:
             stdout=pipe,
             stderr=self._errors,
             text=True,
-            start_new_session=True,  # out of reach of a terminal's Ctrl-C, which is for the script alone
+            start_new_session=True,  # so that a terminal's Ctrl-C reaches only the script
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )
         line = self._process.stdout.readline() if self._process.stdout else ""
@@ -141,7 +141,7 @@ class Simulator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the process, and show what it complained about."""
+        """End the process, and show its error messages."""
         try:
             self._process.communicate(timeout=STOP_LIMIT)  # closes its standard input, which ends it
         except subprocess.TimeoutExpired:
@@ -153,14 +153,14 @@ class Simulator:
         return f"{self.url}/{urllib.parse.quote(service.lower(), safe='')}"
 
     def environment(self, threads: str = THREADS) -> dict[str, str]:
-        """Return the variables that make a script use this platform, without a proxy, and let nothing else out."""
+        """Return the variables that make a script use this platform, without a proxy, and block other connections."""
         return {
             **{f"EB_{service}_URL": self.address(service) for service in (*SERVICES, *self.options.service)},
             "EB_USER_NAME": self.options.user,
             "EB_PASSWORD": self.options.password,
             "EB_THREADS": os.environ.get("EB_THREADS", threads),
             **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
-            **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), self.url),  # which refuses to pass anything on
+            **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), self.url),  # which forwards nothing
         }
 
     def seen(self) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class Simulator:
 
 
 def _direct_opener() -> urllib.request.OpenerDirector:
-    """Return an opener that no proxy setting diverts, and that takes a test's own certificate."""
+    """Return an opener that ignores proxy settings and accepts a test's own certificate."""
     trusting = ssl.create_default_context()
     trusting.check_hostname = False
     trusting.verify_mode = ssl.CERT_NONE

@@ -1,4 +1,4 @@
-"""The tokens of one simulated service: short-lived access tokens, refresh tokens that rotate."""
+"""The tokens of one simulated service: short-lived access tokens, and refresh tokens that rotate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pair = dict[str, str]
 
 @dataclass
 class Session:
-    """What one login or token configuration opened; every renewal replaces its refresh token."""
+    """A session opened by a login or token configuration; every renewal replaces its refresh token."""
 
     access_token: str = ""
     refresh_token: str = ""
@@ -34,19 +34,19 @@ class Access:
 
 
 class Sessions:
-    """Issues the tokens of a service, and tells which of them it still takes."""
+    """Issues the tokens of a service, and knows which of them are still valid."""
 
     def __init__(self, platform: Platform, service: str, lifetime: float) -> None:
         self.platform, self.service, self.lifetime = platform, service, lifetime
         self.issued: list[str] = []
         self._access: dict[str, Access] = {}
-        self._refresh: dict[str, Session] = {}  # the spent ones too, to notice when one is used again
+        self._refresh: dict[str, Session] = {}  # including used ones, to notice when one is used again
 
     def open(self) -> Pair:
         return self._issue(Session())
 
     def renew(self, refresh_token: str) -> Pair | None:
-        """Renew a session, None if the token is unknown or spent; a spent one may be stolen, so it ends the session."""
+        """Renew a session; None if the token is unknown, or was used before: it may be stolen, so that ends it."""
         session = self._refresh.get(refresh_token)
         if session is None:
             return None
@@ -57,7 +57,7 @@ class Sessions:
         return self._issue(session)
 
     def accepts(self, access_token: str) -> bool:
-        """Tell whether a call with this token is let in."""
+        """Tell whether a call with this token is accepted."""
         access, now = self._access.get(access_token), time.monotonic()
         if access is None:
             return False
@@ -72,17 +72,17 @@ class Sessions:
             access.expires_at = time.monotonic()
 
     def refuse(self) -> None:
-        """Refuse the access tokens of the open sessions, those from later renewals included."""
+        """Reject the access tokens of the open sessions, including those from later renewals."""
         for access in self._access.values():
             access.session.refused = True
 
     def forget(self) -> None:
-        """Forget every session, as a restarted platform does."""
+        """Forget all sessions, like a restarted platform."""
         self._access.clear()
         self._refresh.clear()
 
     def forget_refresh_tokens(self) -> None:
-        """Forget how to renew the open sessions, whose access tokens run out now."""
+        """Forget how to renew the open sessions, and make their access tokens expire now."""
         self.expire()
         self._refresh.clear()
 
@@ -104,7 +104,7 @@ class Sessions:
 
 
 def jwt(lifetime: float, identifier: str) -> str:
-    """Return a token that tells how long it lives (RFC 7519); its signature is none."""
+    """Return a token that contains its lifetime (RFC 7519); its signature is not a real one."""
     now = int(time.time())
     parts = ({"alg": "HS256", "typ": "JWT"}, {"jti": identifier, "iat": now, "exp": now + int(lifetime)})
     encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]

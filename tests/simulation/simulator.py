@@ -1,7 +1,7 @@
-"""The simulated platform: IAM, RC and GDD, and any --service, under /iam, /rc, /gdd, … of one loopback port.
+"""The simulated platform: IAM, RC, GDD and every --service, under /iam, /rc, /gdd, … on one loopback port.
 
 `python tests/simulation/simulator.py [options]` prints {"url": "http://127.0.0.1:PORT"} when it listens, and ends when
-its standard input is closed, so that it never outlives whoever started it. Tests watch and steer it under /_sandbox.
+its standard input is closed, so that it never outlives its parent. Tests observe and control it under /_sandbox.
 """
 
 import argparse
@@ -32,9 +32,9 @@ from state import Platform
 Handler = Callable[[Platform, Request], Awaitable[Response]]
 
 KEEP_ALIVE = 75  # seconds until an idle connection is closed, as nginx does
-BACKLOG = 2048  # connections that wait to be accepted
+BACKLOG = 2048  # connections waiting to be accepted
 
-# Endpoint key, method, path and handler; the token endpoints stand in several services.
+# Endpoint key, method, path and handler; the token endpoints exist in several services.
 DATA_ENDPOINTS: dict[str, list[tuple[str, str, str, Handler]]] = {
     "RC": [
         ("organizations", "GET", "/api/inclusions/getAllOrganizations", endpoints.organizations),
@@ -51,7 +51,7 @@ ENDPOINTS = ("login", "config_token", "refresh_token", *(row[0] for rows in DATA
 
 
 class Call:
-    """One endpoint: counts each call, delays it, lets a fault strike or carries it out."""
+    """One endpoint: counts each call, delays it, and makes it fail or runs its handler."""
 
     def __init__(self, platform: Platform, service: str, endpoint: str, handler: Handler) -> None:
         self.platform = platform
@@ -64,7 +64,7 @@ class Call:
         with self.platform.counted(self.service, self.endpoint, transport_of(send)):
             try:
                 response = await self._response(Request(scope, receive))
-            except ClientDisconnect:  # a killed script waits for no answer
+            except ClientDisconnect:  # a killed script waits for no response
                 return
             response.headers["Date"] = formatdate(time.time() + self.platform.conditions.clock_ahead, usegmt=True)
             copied_after = self.platform.conditions.send_twice.get(self.endpoint)
@@ -106,7 +106,7 @@ class Call:
 
     async def _answer(self, request: Request) -> Response:
         if self.platform.conditions.cookies and request.cookies:
-            return error(401, "this session has ended")  # however good its token is
+            return error(401, "this session has ended")  # even with a good token
         try:
             if self.is_data:
                 endpoints.require_token(self.platform, self.service, request)
@@ -116,7 +116,7 @@ class Call:
 
 
 def application(platform: Platform, options: argparse.Namespace) -> Router:
-    """Return the ASGI app; a bare router, because middleware would hide uvicorn's `send` from the calls."""
+    """Return the ASGI app: only a router, because middleware would hide uvicorn's `send` from the calls."""
     bodies = dict(options.answer)
     own = [(name, service, path, bodies[name]) for name, service, path in options.endpoint if name in bodies]
     services = [Mount(f"/{name.lower()}", routes=_service(platform, name, own)) for name in platform.sessions]
@@ -142,7 +142,7 @@ def _service(platform: Platform, service: str, own: list[tuple[str, str, str, by
 
 
 def fixed(body: bytes) -> Handler:
-    """Return the handler of an endpoint that always answers the same JSON."""
+    """Return the handler of an endpoint that always returns the same JSON."""
 
     async def answer(platform: Platform, request: Request) -> Response:
         return Response(body, media_type="application/json")
@@ -192,7 +192,7 @@ def main() -> None:
         ssl_certfile=options.certfile,
     )
     config.load()
-    # asyncio sets TCP_NODELAY where the protocol is spelled out; without it answers wait 40 ms for an ACK now and then.
+    # asyncio sets TCP_NODELAY if the protocol is given; without it, some responses would wait 40 ms for an ACK.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(BACKLOG)

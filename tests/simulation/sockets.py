@@ -1,4 +1,4 @@
-"""Servers that misbehave below HTTP: one that answers each connection with the same bytes, one that accepts none."""
+"""Servers that misbehave below HTTP: one sends the same bytes on every connection, one accepts no connection."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import threading
 
 
 class Answering:
-    """Says the same on each connection: an answer to each thing that comes, then it hangs up; within a `with`."""
+    """Sends the same on every connection: the next answer after each packet, then closes it; used in a `with`."""
 
     def __init__(self, *answers: bytes) -> None:
         self.answers = answers
         self.connections = 0
-        self.received: list[bytes] = []  # before each answer; b"" if nothing came
+        self.received: list[bytes] = []  # what came before each answer, or b""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -40,13 +40,13 @@ class Answering:
                     self.received.append(connection.recv(65536))
                     connection.sendall(answer)
                 connection.shutdown(socket.SHUT_WR)
-                connection.recv(65536)  # closed with bytes unread, it would be reset
+                connection.recv(65536)  # if bytes were unread, closing would reset it
 
 
 class Silent:
-    """Listens and never accepts: its queue is full, and who connects hears nothing at all, as from a dead host.
+    """Listens and never accepts: its queue is full, and clients get no response at all, as from a dead host.
 
-    On Linux; other systems refuse what the queue does not hold.
+    This is so on Linux; other systems reject connections if the queue is full.
     """
 
     def __init__(self) -> None:
@@ -72,6 +72,6 @@ class Silent:
 
 
 def unused_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

@@ -1,4 +1,4 @@
-"""What the simulated platform is, what it has seen, and how a test changes it while it runs."""
+"""The state of the simulated platform, its counts, and how a test changes it while it runs."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ def _verdicts() -> Counter[str]:
 
 @dataclass
 class Seen:
-    """Everything that is counted; a request is in `answers` or in `faults`, in neither if its caller went away."""
+    """All counts; a request is in `answers` or in `faults`, or in neither if its caller disconnected."""
 
     requests: Counter[str] = field(default_factory=Counter)
     services: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(SERVICES, 0)))
@@ -45,12 +45,12 @@ class Seen:
     peak_connections: int = 0  # open at the same time
     cookies: int = 0  # calls that sent some
     refresh_tokens_reused: int = 0
-    expired: set[str] = field(default_factory=set)  # access tokens that came when they had run out
+    expired: set[str] = field(default_factory=set)  # access tokens that were used after they had expired
 
 
 @dataclass
 class Conditions:
-    """What a test or an option sets; times in seconds."""
+    """What tests and options can set; times are in seconds."""
 
     user: str
     password: str
@@ -58,7 +58,7 @@ class Conditions:
     hold: float = 0.0
     slow: float = 1.0
     slow_refresh: float = 0.0
-    outage_kind: str = "503"  # or what else `refusal` makes, "empty" for a 200 without a body
+    outage_kind: str = "503"  # or another argument of `refusal`; "empty" is a 200 without a body
     page_cap: int = 1_000_000
     first_page: int = 1
     one_session: bool = False
@@ -66,11 +66,11 @@ class Conditions:
     omit: tuple[str, ...] = ()  # fields that token answers lack
     user_id: str | int = "6f0c2f0e-0000-4000-8000-000000000001"
     clock_ahead: float = 0.0
-    cookies: bool = False  # each answer sets one, and whoever sends it back is refused
-    denied: tuple[str, ...] = ()  # patients, and numbers of echo, for whom each token is refused
-    send_twice: dict[str, float] = field(default_factory=dict)  # endpoint -> seconds after which the copy follows
+    cookies: bool = False  # every response sets one, and calls that send it back are rejected
+    denied: tuple[str, ...] = ()  # patients, and numbers of echo, for which every token is rejected
+    send_twice: dict[str, float] = field(default_factory=dict)  # endpoint -> seconds until the copy follows
     settling: dict[str, float] = field(default_factory=dict)  # service -> seconds until a new access token is known
-    renewals: dict[str, bool] = field(default_factory=dict)  # whether one "rotates" refresh tokens, has "same_access"
+    renewals: dict[str, bool] = field(default_factory=dict)  # of tokens: one "rotates" them, has "same_access"
     jwt: bool = False
 
 
@@ -106,19 +106,19 @@ class Platform:
         return sum(not connection.is_closing() for connection in self._connections)
 
     def fault(self) -> str | None:
-        """Draw the kind of fault that the next call meets, None for most; the same sequence for the same seed."""
+        """Draw the fault of the next call, None for most; the sequence depends only on the seed."""
         none = max(0.0, 1 - sum(self.rates.values()))
         return self._random.choices([*self.rates, None], [*self.rates.values(), none])[0]
 
     def fixed_answer(self, endpoint: str) -> Response | None:
-        """Return what an endpoint is to answer, whatever it is asked; None if nothing was set, or not for so often."""
+        """Return the response that was set for an endpoint, or None if there is none or it was used often enough."""
         left = self._answers_left.get(endpoint, 0)
         self._answers_left[endpoint] = left - 1
         return self.answers.get(endpoint) if left > 0 else None
 
     @contextmanager
     def counted(self, service: str, endpoint: str, connection: asyncio.Transport) -> Iterator[None]:
-        """Count a call until it is answered; one that a reset of the counts finds under way counts no more."""
+        """Count a call until its response; a call during which the counts are reset is no longer counted."""
         seen = self.seen
         seen.requests[endpoint] += 1
         seen.services[service] += 1
@@ -134,7 +134,7 @@ class Platform:
             seen.in_flight -= 1
 
     def ration(self) -> dict[str, str]:
-        """Count a call against the rate limit and return its headers; those of one too many have Retry-After."""
+        """Count a call against the rate limit and return its headers; beyond the limit, they include Retry-After."""
         limit = self.conditions.rate_limit
         second, used = self._window
         now = int(time.monotonic())
@@ -153,7 +153,7 @@ class Platform:
         return [token for each in self.sessions.values() for token in each.issued]
 
     def control(self, settings: dict[str, Any]) -> None:
-        """Apply settings; raise ValueError, and apply none, if there are unknown ones among them."""
+        """Apply settings; if one of them is unknown, apply none and raise ValueError."""
         conditions = {item.name for item in fields(self.conditions)}
         unknown = [name for name in settings if name not in conditions and not hasattr(self, f"set_{name}")]
         if unknown:
@@ -165,7 +165,7 @@ class Platform:
                 getattr(self, f"set_{name}")(value)
 
     def set_as_new(self, _: object = True) -> None:
-        """Work as the options say, whatever was set since the start."""
+        """Go back to the options, whatever was set since the start."""
         options = self._options
         self.conditions = Conditions(options.user, options.password, options.latency, slow=options.slow)
         self.rates: dict[str, float] = options.rates
@@ -180,7 +180,7 @@ class Platform:
         self._outage_until = time.monotonic() + seconds
 
     def set_answer(self, answers: dict[str, dict[str, Any] | None]) -> None:
-        """Give fixed answers at some endpoints, see `helpers.answer`; None ends that."""
+        """Set fixed responses of some endpoints, see `helpers.answer`; None removes one."""
         for endpoint, answer in answers.items():
             self.answers.pop(endpoint, None)
             if answer is not None:
@@ -192,16 +192,16 @@ class Platform:
                     self.answers[endpoint] = Trickling(self.answers[endpoint], answer["trickle"])
 
     def set_expire(self, service: str) -> None:
-        """Let the access tokens of a service, or of "all", run out now."""
+        """Make the access tokens of a service, or of "all", expire now."""
         for sessions in self.sessions.values() if service == "all" else [self.sessions[service]]:
             sessions.expire()
 
     def set_refuse_access(self, service: str) -> None:
-        """Refuse the sessions of a service that are open."""
+        """Reject the open sessions of a service."""
         self.sessions[service].refuse()
 
     def set_revoke_refresh(self, _: object) -> None:
-        """Let the open sessions of the services run out, with no way to renew them."""
+        """Make the open sessions of RC and GDD expire, with no way to renew them."""
         for service in ("RC", "GDD"):
             self.sessions[service].forget_refresh_tokens()
 

@@ -1,7 +1,7 @@
-"""The simulated study: French centres and patients, the same on every run and on every Python.
+"""The simulated study: French centres and patients, the same in every run and on every Python.
 
-Every patient is made when asked for, from a seed of its own; nothing depends on the order of the calls. Only what
-`random.Random` promises to keep is used, and no floating-point function, so the data are equal byte for byte.
+Every patient is created on request, from her own seed; nothing depends on the order of the calls. The data are equal
+byte for byte, because only guaranteed functions of `random.Random` and no floating-point functions are used.
 """
 
 import uuid
@@ -67,7 +67,7 @@ class Study:
         return {"data": [self.inclusion(member) for member in members[start : start + limit]], "total": len(members)}
 
     def statistics(self, organization_id: str) -> Json | None:
-        """Return the number of inclusions of a centre, in all and by status; None if there is no such centre."""
+        """Return the number of inclusions of a centre, in total and by status; None if there is no such centre."""
         members = self._members.get(organization_id)
         if members is None:
             return None
@@ -75,7 +75,7 @@ class Study:
         return {"total": len(members), **{status: counts[status] for status in STATUSES}}
 
     def inclusion(self, patient_id: str) -> Json:
-        """Return what a search shows of a patient."""
+        """Return what a search shows about a patient."""
         number, organization = self._patients[patient_id]
         rng = self._rng("inclusion", number)
         patient = self._person(rng)
@@ -90,7 +90,7 @@ class Study:
         }
 
     def record(self, patient_id: str) -> Json | None:
-        """Return a patient's whole record: consents, visits, clinical exams, samples; None if there is no such one."""
+        """Return a patient's whole record: consents, visits, exams and samples; None if there is no such patient."""
         if patient_id not in self._patients:
             return None
         number, _ = self._patients[patient_id]
@@ -111,7 +111,7 @@ class Study:
         return set(self._rng("some patients").sample(list(self._patients), count))
 
     def surveys(self, patient_id: str) -> list[Json]:
-        """Return the questionnaires that a patient was given, with her answers."""
+        """Return the questionnaires that a patient got, with her answers."""
         if patient_id not in self._patients:
             return []
         number, _ = self._patients[patient_id]
@@ -120,7 +120,7 @@ class Study:
         return [self._survey(rng, number, visit, name) for visit in range(visits) for name in SURVEYS]
 
     def request(self, tube_id: str) -> Json | None:
-        """Return the analysis request of a sample tube; None if no record holds that tube."""
+        """Return the analysis request of a sample tube; None if no record contains that tube."""
         patient_id = _identifier(f"{self.seed}/patient/{_number_of(tube_id)}")
         for visit in (self.record(patient_id) or {"visits": []})["visits"]:
             for sample in visit.get("samples") or []:
@@ -200,12 +200,12 @@ class Study:
         return self._rng("visits", number).choice(possible)
 
     def _rng(self, *key: object) -> Random:
-        """Return the random numbers of one thing; a string as seed gives the same ones on every Python."""
+        """Return the random numbers for a key; a string as the seed gives the same ones on every Python."""
         return Random("/".join(map(str, (self.seed, *key))))
 
 
 class _Names:
-    """Names to choose from, drawn once: a Faker call per field would take longer than all the rest."""
+    """Names to choose from, generated once: a Faker call per field would take longer than everything else."""
 
     def __init__(self, seed: int) -> None:
         fake = Faker("fr_FR", providers=["faker.providers.person", "faker.providers.address"])
@@ -224,7 +224,7 @@ def _day(offset: int) -> str:
 
 
 def _number_of(tube_id: str) -> str:
-    """Return the patient's number that a tube id begins with, as in EB000123-21."""
+    """Return the patient's number from a tube id, such as 123 from EB000123-21."""
     return tube_id[2:8].lstrip("0")
 
 
