@@ -1,10 +1,10 @@
-"""What the template assumes of each endpoint: how it is called, what it answers, what makes a browser call it."""
+"""What the template assumes about each endpoint: how it is called, what it returns, what makes a browser call it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-SAMPLE = 10  # inclusions on the page of a first look; centres to choose the largest from
+SAMPLE = 10  # inclusions on the first page; centres from which the largest is chosen
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class Call:
     params: Mapping[str, Any] = field(default_factory=dict)
     body: Mapping[str, str] = field(default_factory=dict)
     suffix: str = ""
-    wanted: tuple[str, ...] = ()  # of a token answer
+    wanted: tuple[str, ...] = ()  # fields of a token response
 
 
-# In an order in which one gives what the next need.
+# In an order in which each returns what the next ones need.
 TOKEN_CALLS = {
     "login": Call("POST", body={"username": "{}", "password": "{}"}, wanted=("access_token", "userId")),
     "config_token": Call("POST", body={"userId": "{}", "clientId": "{}"}, wanted=("access_token",)),
@@ -50,7 +50,7 @@ CLICKS = {
 
 
 def known(endpoint: str) -> Call:
-    """What is assumed of an endpoint; next to nothing of one that is the script's own."""
+    """What is assumed about an endpoint; almost nothing about one that the script added."""
     return {**TOKEN_CALLS, **DATA_CALLS}.get(endpoint, Call())
 
 

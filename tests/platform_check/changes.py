@@ -1,4 +1,4 @@
-"""Changes of a script that a machine can make, and making them: in place, with the script as it was beside it."""
+"""Changes to a script that can be made automatically, in place; the old script is kept next to it."""
 
 import ast
 from collections.abc import Iterable
@@ -11,9 +11,9 @@ from script_file import Refused
 
 @dataclass(frozen=True)
 class Edit:
-    """A change of the source that a machine can make: `new` for `old`, or `new` as a line above it.
+    """A change of the source: `new` replaces `old`, or `new` is added as a line above it.
 
-    What is of several lines is said in `words`, and shown below them.
+    A change of several lines is described in `words` and shown below them.
     """
 
     new: str
@@ -26,7 +26,7 @@ class Edit:
 
 
 def changed(source: str, steps: Iterable[tuple[Edit, int]]) -> tuple[str, list[tuple[Edit, int]]]:
-    """A source with all edits at their lines, and those edits that do not fit to it or to an earlier one."""
+    """The source after all edits, and the edits that do not fit it or overlap an earlier one."""
     starts, left = [0], []
     for text in source.split("\n"):
         starts.append(starts[-1] + len(text) + 1)
@@ -43,7 +43,7 @@ def changed(source: str, steps: Iterable[tuple[Edit, int]]) -> tuple[str, list[t
 
 
 def placed(source: str, edit: Edit, line: list[int]) -> tuple[int, int, str] | None:
-    """Start, end and new text of an edit; None unless what it replaces begins on its line, and but once."""
+    """Start, end and new text of an edit; None unless the old text begins on its line exactly once."""
     if len(line) < 2 or not edit.old:
         return None
     text = source[line[0] : line[1]]
@@ -58,7 +58,7 @@ def placed(source: str, edit: Edit, line: list[int]) -> tuple[int, int, str] | N
 
 
 def apply(path: Path, steps: Iterable[tuple[Edit, int]]) -> tuple[Path, list[tuple[Edit, int]]]:
-    """Write the edits into a script; where the script as it was lies now, and what did not fit. Raises Refused."""
+    """Write the edits into a script; returns the old script's path, and the edits that did not fit. Raises Refused."""
     file, kept = script_file.read(path), script_file.free(path.resolve().with_name(f"{path.stem}.before.py"))
     new, left = changed(file.text, steps)
     try:

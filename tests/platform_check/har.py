@@ -1,6 +1,6 @@
-"""What a browser has written down of its calls (HAR 1.2), as Chrome, Edge and Firefox write it: a plain list of calls.
+"""Reads a browser's recording (HAR 1.2), as Chrome, Edge and Firefox write it, into a list of calls.
 
-Nothing in such a file is relied on: what is not as it should be is passed over and counted.
+Nothing in such a file is taken for granted: entries that are not as expected are skipped and counted.
 """
 
 import base64
@@ -17,14 +17,14 @@ from platform_check import shape
 from platform_check.shape import NO_JSON, Seen, at
 from script_file import Refused
 
-MOST_BYTES = 100_000_000  # of a file; it is read at once, and takes some five times as much of memory
+MOST_BYTES = 100_000_000  # of a file; it is read at once, and takes about five times as much memory
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 SAVE = (
     "in the Network tab of the browser's developer tools, choose the arrow “Export HAR” (Chrome, Edge), "
     "or right-click a line and choose “Save All As HAR” (Firefox)"
 )
 
-# Kinds of what is passed over, those that are named more than once.
+# Kinds of skipped entries that are named more than once.
 PAGES = "pages, scripts, pictures, fonts and the like"
 REPORTS = "responses without JSON"
 CUT = "responses whose body is cut off"
@@ -34,7 +34,7 @@ PAGE_TYPES = ("html", "javascript", "css", "font", "image/", "audio/", "video/",
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A call that may be one of the platform's; no other one equals it, even if it asks for the same."""
+    """A call that may go to the platform; it equals no other call, even one with the same content."""
 
     method: str
     origin: str  # https://host or https://host:port
@@ -74,7 +74,7 @@ def read(path: Path) -> tuple[list[Call], Counter[str]]:
             passed[call] += 1
         else:
             calls.append((started(entry), call))
-    if all(time for time, _ in calls):  # Chrome and Firefox write them in their order, other programs may not
+    if all(time for time, _ in calls):  # Chrome and Firefox write them in order, other programs may not
         calls.sort(key=lambda pair: pair[0])
     return [call for _, call in calls], passed
 
@@ -94,7 +94,7 @@ def entries_of(path: Path) -> list[Any]:
 
 
 def call_of(entry: Any) -> Call | str:
-    """An entry as a call, or what kind of thing it is that is passed over."""
+    """An entry as a call, or the kind of entry that is skipped."""
     request, method = at(entry, "request"), at(entry, "request", "method")
     status, url = at(entry, "response", "status"), address_of(at(entry, "request", "url"))
     if url is None or not isinstance(method, str):
@@ -127,23 +127,23 @@ def call_of(entry: Any) -> Call | str:
 
 
 def address_of(url: Any) -> urllib.parse.SplitResult | None:
-    """An address in its parts, None if it is none."""
+    """An address in parts, None if it is invalid."""
     try:
         parts = urllib.parse.urlsplit(url if isinstance(url, str) else "")
-        _ = parts.port  # raises ValueError for one that is no number
+        _ = parts.port  # raises ValueError if it is not a number
     except ValueError:
         return None
     return parts if parts.scheme and (parts.hostname or parts.scheme not in ("http", "https")) else None
 
 
 def headers_of(message: Any) -> dict[str, str]:
-    """The headers of a request or an answer, without those of HTTP/2's own."""
+    """The headers of a request or a response, without the pseudo-headers of HTTP/2."""
     pairs = named_values(at(message, "headers"))
     return {name.lower(): value for name, value in pairs.items() if not name.startswith(":")}
 
 
 def named_values(listed: Any) -> dict[str, str]:
-    """What stands in a list of {"name": …, "value": …}."""
+    """The contents of a list of {"name": …, "value": …}."""
     items = [(at(each, "name"), at(each, "value")) for each in (listed if isinstance(listed, list) else ())]
     return {name: value for name, value in items if isinstance(name, str) and isinstance(value, str)}
 
@@ -158,7 +158,7 @@ def sent_by(request: Any) -> Any:
 
 
 def body_of(content: Any) -> tuple[Any, str]:
-    """The JSON of an answer, and what it is if it is none."""
+    """The JSON of a response, and the kind of response if it is not JSON."""
     text, told = at(content, "text"), str(at(content, "mimeType")).lower()
     if not isinstance(text, str) or not text:
         size = at(content, "size")
@@ -172,7 +172,7 @@ def body_of(content: Any) -> tuple[Any, str]:
 
 
 def is_graphql(path: str, sent: Any) -> bool:
-    """Whether a call asks in GraphQL, in which every call has the same address."""
+    """Whether a call uses GraphQL, where every call has the same address."""
     asked = sent.get("query") if isinstance(sent, dict) else None
     words = ("query", "mutation", "subscription", "{", "fragment")
     written = isinstance(asked, str) and "{" in asked and asked.lstrip().startswith(words)

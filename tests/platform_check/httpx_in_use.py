@@ -1,4 +1,4 @@
-"""The httpx that is there: where a copy has moved on to its successor, only that may be."""
+"""The installed httpx: if a copy has moved to its successor, only that may be installed."""
 
 try:
     import httpx

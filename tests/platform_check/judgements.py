@@ -1,4 +1,4 @@
-"""What an answer means for the script: pure functions from what was seen to a line of the table, in its order."""
+"""What a response means for the script: pure functions from responses to lines of the table, in its order."""
 
 import math
 import re
@@ -21,15 +21,15 @@ ASK = "ask the platform's operator, or look in your browser while you use the pl
 FEW_DAYS, MUCH_SKEW = 14, 30  # days of a certificate, seconds of a clock
 UNDER_ITS_NAME = f"under the name that the platform uses: {ASK}"
 NO_LARGE_CENTRE = "none of the centres checked has several inclusions"
-USUAL_LATENCY = 0.1  # seconds; nearer ones are no measure of how fast a script calls
-FIREWALL = "a firewall or a portal answers instead of the platform: open its address in a browser on this machine"
+USUAL_LATENCY = 0.1  # seconds; a shorter latency is no estimate of how often a script calls
+FIREWALL = "a firewall or a portal responds instead of the platform: open its address in a browser on this machine"
 PROXY = (
     "correct HTTPS_PROXY: its address, user and password (with %23, %2F, %40 for #, / and @ in them); "
     "NO_PROXY lists hosts that bypass it"
 )
 
 
-# What it means for a script if a kind of check is otherwise than assumed.
+# What it means for a script if a kind of check differs from what is assumed.
 MEANS = {
     "address": "this service cannot be reached, or not for much longer",
     "login": "no script can log in",
@@ -44,14 +44,14 @@ MEANS = {
     "page size": "pages may not add up",
     "total": "the script cannot know when it has all inclusions",
     "latency, keep-alive": "every call has to open a new connection",
-    "rate limit": "429 responses hold up a script much of the time",
+    "rate limit": "429 responses delay a script much of the time",
     "clock": "times in logs do not agree, and certificates and tokens may seem out of date",
 }
 
 
 @dataclass(frozen=True)
 class About:
-    """What a line of the table is about: its name, what the script assumes, what it means if it is otherwise."""
+    """What a line of the table is about: its name, what the script assumes, and what a difference means."""
 
     check: str
     assumed: str = ""
@@ -63,12 +63,12 @@ def about(app: str, kind: str, assumed: str, endpoint: str = "") -> About:
     return About(f"{app} {endpoint or kind}".strip(), assumed, MEANS[kind])
 
 
-Step = tuple[str | Edit, int]  # what is to be done, and the line where (0: nowhere in the script)
+Step = tuple[str | Edit, int]  # what to do, and on which line (0: outside the script)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the table; `steps` say what to do where it differs."""
+    """A line of the table; `steps` say what to do if it differs."""
 
     about: About
     seen: str
@@ -77,19 +77,19 @@ class Finding:
 
 
 def differs(about: About, seen: str, change: str | Edit, line: int = 0, made: bool = False) -> Finding:
-    """A line of the table that needs somebody's attention; a good one if the script reads it so already."""
+    """A line of the table that needs attention, or a good one if the script already handles it (`made`)."""
     if made:
         return Finding(about, f"{seen}; the script already handles it (line {line})")
     return Finding(about, seen, DIFFERS, ((change, line),))
 
 
 def not_tried(about: About, why: str) -> Finding:
-    """A line of the table for what could not be seen."""
+    """A line of the table for what could not be checked."""
     return Finding(about, why, NOT_TRIED)
 
 
 def write(new: str, place: Place) -> Step:
-    """To write something in the place of what stands there."""
+    """A step that writes something in place of the old text."""
     return Edit(new, place.text) if place.text else f"write `{new}`", place.line
 
 
@@ -111,12 +111,12 @@ def address(app: str, seen: Seen, script: Script) -> Finding:
 
 
 def token_fields(endpoint: str, seen: Seen) -> dict[str, Path]:
-    """Where a token answer holds what the script reads from it."""
+    """Where a token response has what the script reads from it."""
     return shape.find_fields(seen.body, (*known(endpoint).wanted, "refresh_token"))
 
 
 def token_answer(app: str, endpoint: str, seen: Seen, earlier: Mapping[str, Path], script: Script) -> Finding:
-    """Whether a token answer has what the script reads from it, under its names; `earlier` answers had others."""
+    """Whether a token response has what the script reads, under the expected names; `earlier` ones had others."""
     wanted = known(endpoint).wanted
     this = about(app, endpoint, f"2xx with {' and '.join(wanted)}")
     if not seen.good:
@@ -137,7 +137,7 @@ def token_answer(app: str, endpoint: str, seen: Seen, earlier: Mapping[str, Path
 
 
 def described(seen: Seen) -> str:
-    """Status and kind of an answer that should have been another."""
+    """Status and kind of an unexpected response."""
     if seen.status // 100 == 3:
         return f"{seen}, redirected to {seen.leads_to}"
     if seen.html:
@@ -151,7 +151,7 @@ REFUSED = (400, 401, 403, 422)
 OTHER_CLIENT = f"correct the app_id of {{}}: {ASK}"
 NO_RIGHTS = "the platform does not let this user in: ask its operator for access, or whether the account is locked"
 LOGS_IN_AGAIN = "nothing to change: the script logs in again instead; the password has nothing to do with it"
-# What to do about a token call that was refused, by its status.
+# What to do about a token call that was rejected, by its status.
 REFUSALS = {
     ("login", 401): "check EB_USER_NAME and EB_PASSWORD (tried only once, so that the account is not locked)",
     ("login", 403): NO_RIGHTS,
@@ -161,7 +161,7 @@ REFUSALS = {
 
 
 def refusal_remedy(app: str, endpoint: str, seen: Seen, script: Script) -> tuple[str, int]:
-    """What to do about a token call that did not give JSON, and the line."""
+    """What to do about a token call that did not return JSON, and on which line."""
     line = script.entry(app, endpoint).line
     if seen.failure or seen.status == 407:
         return f"see {app} address", 0 if seen.proxy else script.entry(app, "base_url").line
@@ -179,7 +179,7 @@ def refusal_remedy(app: str, endpoint: str, seen: Seen, script: Script) -> tuple
 
 
 def reading(paths: Mapping[str, Path], place: Place) -> Step:
-    """What to write where an answer is read, so that the script finds the fields under its own names."""
+    """What to write where a response is read, so that the script finds the fields under its own names."""
     parents = {path[:-1] for path in paths.values()}
     if len(parents) != 1:
         where = ", ".join(f"{name} from {'.'.join(path)}" for name, path in sorted(paths.items()))
@@ -192,12 +192,12 @@ def reading(paths: Mapping[str, Path], place: Place) -> Step:
 
 
 def subscripts(path: Path) -> str:
-    """The code that goes down a path."""
+    """The code that follows a path."""
     return "".join(f'["{key}"]' for key in path)
 
 
 def lifetime(seen: Seen, path: Path) -> str:
-    """How long an access token lives, if it or the answer says so."""
+    """The lifetime of an access token, if it or the response states it."""
     seconds = shape.jwt_lifetime(str(shape.at(seen.body, *path)), time.time())
     if seconds is not None:
         ends = "never expires" if math.isnan(seconds) else f"expires after {shape.duration(seconds)}"
@@ -207,7 +207,7 @@ def lifetime(seen: Seen, path: Path) -> str:
 
 
 def data_answer(app: str, endpoint: str, seen: Seen, script: Script) -> Finding:
-    """Whether a data endpoint is where it should be, and gives a list or an object as the script expects."""
+    """Whether a data endpoint is where it should be, and returns a list or an object as the script expects."""
     wanted = known(endpoint).kind
     label: dict[type | None, str] = {list: "2xx with a list", dict: "2xx with an object", None: "2xx with JSON"}
     this = about(app, "data", label[wanted], endpoint)
@@ -230,7 +230,7 @@ def data_answer(app: str, endpoint: str, seen: Seen, script: Script) -> Finding:
 
 
 def names_what_was_asked(app: str, endpoint: str, seen: Seen, asked: str, script: Script) -> list[Finding]:
-    """Whether an answer names the one that was asked for, under the name that the script looks for, if it does."""
+    """Whether a response contains the id that was asked for, under the name that the script expects, if any."""
     place = script.required_id(endpoint)
     if place is None or not asked or not isinstance(seen.body, dict) or not seen.good:
         return []
@@ -246,7 +246,7 @@ def names_what_was_asked(app: str, endpoint: str, seen: Seen, asked: str, script
 
 
 def wrong_token(app: str, seen: Seen, good: Seen, script: Script) -> Finding:
-    """How a data call with a wrong token is answered: the script renews its token on what it knows as a dead one."""
+    """The response to a data call with a wrong token: the script has to recognise it to renew its token."""
     this = about(app, "wrong token", "401")
     if seen.failure:
         return differs(this, seen.failure, "run the check again later")
@@ -265,7 +265,7 @@ def wrong_token(app: str, seen: Seen, good: Seen, script: Script) -> Finding:
 
 
 def renewed_on(status: int, compared: str) -> tuple[str, bool]:
-    """A comparison that takes one more status for a dead token, and whether the one that is there does already."""
+    """A comparison that takes one more status for an expired token, and whether the present one does already."""
     left, operator, _ = re.split(r"\s*(==|!=|\bnot in\b|\bin\b)\s*", compared, maxsplit=1)
     statuses = {*map(int, re.findall(r"\b[0-9]+\b", compared))}
     word = "in" if operator in ("==", "in") else "not in"
@@ -273,7 +273,7 @@ def renewed_on(status: int, compared: str) -> tuple[str, bool]:
 
 
 def error_inside(this: About, seen: Seen, hint: str, script: Script) -> Finding:
-    """An error that calls itself a success; the script is to look for it."""
+    """An error with a success status; the script has to look for it."""
     place = script.error_raising()
     condition = f'isinstance(response.json(), dict) and "{hint}" in response.json()'
     new = f"response.status_code = 401 if {condition} else response.status_code"
@@ -298,13 +298,13 @@ def after_refresh(app: str, before: str, after: str | None, new: Seen | None, ol
 
 
 def second_login(app: str, seen: Seen) -> Finding:
-    """A second login that was refused although the first one was not."""
+    """A second login that was rejected although the first one was accepted."""
     change = "run one script at a time, and make sure that nobody is logged in as that user"
     return differs(about(app, "second session", "does not end the first one"), f"refused: {described(seen)}", change)
 
 
 def second_session(app: str, seen: Seen, script: Script) -> Finding:
-    """Whether a session lives on after the same user has logged in a second time."""
+    """Whether a session still works after the same user has logged in a second time."""
     this = about(app, "second session", "does not end the first one")
     if seen.good:
         return Finding(this, f"first one: {seen}")
@@ -321,29 +321,29 @@ NO_ANSWER = Seen()
 
 @dataclass(frozen=True)
 class PageFacts:
-    """What the pages of one centre tell, whoever asked for them; 0 or None is what could not be seen."""
+    """What the pages of one centre show, whoever requested them; 0 or None means that it is unknown."""
 
     page: Seen  # one of them
     first: int | None = None  # number of the first page
     same: bool = False  # whether pages of different numbers are the same
-    asked: int = 0  # for the largest page
-    large: Seen = NO_ANSWER  # the answer to that
+    asked: int = 0  # the limit of the largest page
+    large: Seen = NO_ANSWER  # the response to that
     capped: int | None = None  # rows on a page that should have more
     limit_ignored: int = 0  # rows on a page that should have fewer
-    limit: int = 1  # of the page that `whole` stands on
+    limit: int = 1  # of the page that contains `whole`
     whole: int | None = None  # its `total`
     known: int = 0  # how many inclusions there are at least
 
 
 def first_of(zero: Seen, one: Seen, two: Seen) -> int | None:
-    """The number of the first page, from the pages 0, 1, 2 of one inclusion each; None if that cannot be seen."""
+    """The number of the first page, from the pages 0, 1, 2 with one inclusion each; None if it is unknown."""
     if not one.rows or one.rows == two.rows:
         return None
     return 0 if zero.rows and zero.rows != one.rows else 1
 
 
 def facts_of(small: tuple[Seen, Seen, Seen], large: Seen, asked: int) -> PageFacts:
-    """What the pages 0, 1, 2 of one inclusion each tell, with a large one, for which so many were asked."""
+    """What the pages 0, 1, 2 with one inclusion each show, and a large one with the limit `asked`."""
     _, one, two = small
     whole, got = total_of(one), len(large.rows)
     return PageFacts(
@@ -363,13 +363,13 @@ def paging(facts: PageFacts, script: Script) -> Sequence[Finding]:
     if not facts.page.good:
         return [not_tried(About("RC paging"), described(facts.page))]
     size, whole = page_size(facts, script), total(facts, script)
-    if size.steps and any(isinstance(change, Edit) for change, _ in whole.steps):  # it has the size in it
+    if size.steps and any(isinstance(change, Edit) for change, _ in whole.steps):  # it contains the size
         size = replace(size, steps=whole.steps)
     return [*page_fields(facts.page, script), first_page(facts, script), size, whole]
 
 
 def page_fields(seen: Seen, script: Script) -> list[Finding]:
-    """Whether a page holds its list, and an inclusion its id, under the names that the script reads."""
+    """Whether a page has its list, and an inclusion its id, under the names that the script reads."""
     this = about("RC", "page", "list in data, of objects with patientId")
     path, rows = shape.list_in(seen.body), seen.rows
     if path is None or not rows:
@@ -382,7 +382,7 @@ def page_fields(seen: Seen, script: Script) -> list[Finding]:
 
 
 def page_list(this: About, words: str, path: Path, script: Script) -> Finding:
-    """A page whose list is elsewhere than in `data`."""
+    """A page whose list is not in `data`."""
     place = script.answer_of("search_inclusions")
     new = f'{{**(answer := {place.text}), "data": answer{subscripts(path)}}}'
     if not path:
@@ -392,7 +392,7 @@ def page_list(this: About, words: str, path: Path, script: Script) -> Finding:
 
 
 def page_ids(this: About, words: str, other: str | None, script: Script) -> Finding:
-    """A page whose inclusions have another name for their id, or none."""
+    """A page whose inclusions have an id under another name, or none."""
     place = script.key_of_rows()
     new = f'key="{other}"'
     step = write(new, place) if other else ("name the field that identifies an inclusion", place.line)
@@ -450,7 +450,7 @@ def total_of(seen: Seen) -> int | None:
 
 
 def largest_count(body: Any) -> int:
-    """The largest number in an answer's top level, 0 if there is none."""
+    """The largest number at the top level of a response, or 0."""
     numbers = body.values() if isinstance(body, dict) else ()
     return max((number for number in numbers if type(number) is int), default=0)
 
@@ -471,7 +471,7 @@ def latency(calls: Sequence[Seen]) -> Finding:
 
 
 def rate_limit(calls: Sequence[Seen], refused: int, script: Script) -> Finding:
-    """Whether the platform counts calls, and how many threads that allows; those of both pools may call at once."""
+    """Whether the platform limits calls, and how many threads that allows; both pools may call at once."""
     this = about("", "rate limit", "none, or more than both pools need")
     limited = [seen for seen in calls if shape.header_number(seen.headers, shape.LIMIT_HEADERS)]
     words = f"{refused} calls got a 429" if refused else "no 429, and no header announces a limit"
@@ -492,12 +492,12 @@ def rate_limit(calls: Sequence[Seen], refused: int, script: Script) -> Finding:
 
 
 def rate_of(limited: Sequence[Seen]) -> tuple[int, int, float]:
-    """How many threads keep to the limit, how many calls it allows, and in how many seconds."""
+    """How many threads stay within the limit, how many calls it allows, and in how many seconds."""
     most = min(shape.header_number(seen.headers, shape.LIMIT_HEADERS) or 1 for seen in limited)
     resets = [shape.header_number(seen.headers, shape.RESET_HEADERS) for seen in limited]
     window = float(max([reset for reset in resets if reset and reset < 1e6], default=60))  # more is a point in time
     each = max(USUAL_LATENCY, median(seen.seconds for seen in limited))
-    return max(2, int(most / window * each)), most, window  # one thread in each pool is the least
+    return max(2, int(most / window * each)), most, window  # at least one thread in each pool
 
 
 def clock(calls: Sequence[Seen]) -> Finding:

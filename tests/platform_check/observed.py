@@ -1,4 +1,4 @@
-"""The check by what a browser recorded: the same table as by calls, from calls that somebody else made."""
+"""The check with a browser's recording: the same table, from calls that somebody else made."""
 
 import itertools
 from collections import Counter
@@ -16,12 +16,12 @@ from platform_check.shape import Path, plain, text_of
 
 
 def not_seen(about: About, what_to_do: str) -> Finding:
-    """A line of the table for what the file does not show."""
+    """A line of the table for something that is not in the file."""
     return Finding(about, f"not in the file: {what_to_do}", NOT_SEEN)
 
 
 class Observation:
-    """What the calls of a browser say of the assumptions of a script."""
+    """What the calls of a browser say about the assumptions of a script."""
 
     def __init__(self, script: Script, calls: Sequence[Call]) -> None:
         self.script, self.calls = script, calls
@@ -33,14 +33,14 @@ class Observation:
             self.found.calls[pair] = [call for call in mine if call not in refused] or mine
         self.used = len(self.found.used())
         self.hidden = self.values()
-        self.fields: dict[str, Path] = {}  # where token answers hold what
+        self.fields: dict[str, Path] = {}  # where token responses have which field
         for key in TOKEN_CALLS:
             for app in script.apps:
                 for call in self.found.good(app, key)[:1]:
                     self.fields = judgements.token_fields(key, call.seen) | self.fields
 
     def values(self) -> set[str]:
-        """What is never told, even where it looks like a part of a path: what was sent, and the data of the answers."""
+        """What is never shown, even if it looks like a part of a path: what was sent, and the data in responses."""
         data = [call for call in self.found.used() if not is_token_call(call)]
         told = {text for call in data for _, text in shape.texts_in(call.seen.body)}
         for call in self.calls:
@@ -48,13 +48,13 @@ class Observation:
         return told - {""}
 
     def shown(self, url: str) -> str:
-        """An address as it may be told."""
+        """An address in a form that may be shown."""
         host, _, path = url.partition("://")[2].partition("/")
         known = shape.shown_address(f"{url.partition('://')[0]}://{host}")
         return f"{known}/{shape.shown_path(path, self.hidden)}" if path else known
 
     def findings(self) -> Iterator[Finding]:
-        """The table, in the order in which a difference would be met."""
+        """The table, in the order in which a script would encounter differences."""
         yield from (self.address(app) for app in self.script.apps)
         for app in self.script.apps:
             yield from self.session(app)
@@ -94,7 +94,7 @@ class Observation:
             yield self.client_id(app, good[0])
 
     def token_call(self, app: str, key: str) -> Iterator[Finding]:
-        """Where a token call goes, what it sends, and what its answer holds."""
+        """Where a token call goes, what it sends, and what its response contains."""
         call = self.best(app, key)
         if key not in self.script.services[app]["endpoints"]:
             return
@@ -109,7 +109,7 @@ class Observation:
             yield judgements.token_answer(app, key, call.seen, self.fields, self.script)
 
     def sent(self, app: str, key: str, call: Call) -> Iterator[Finding]:
-        """Fields of a token call that the template calls otherwise."""
+        """Fields of a token call that have other names in the template."""
         assumed, names = known(key).body, {plain(name): name for name in call.fields}
         same = [name for name in assumed if names.get(plain(name)) == name]
         other = [name for name in assumed if plain(name) in names and name not in same]
@@ -129,7 +129,7 @@ class Observation:
         return differs(this, seen, *write(f'"{seen}"', self.script.entry(app, "app_id")))
 
     def secrets(self) -> set[str]:
-        """What is no client id even where one should be: a token, a user, what else is sent."""
+        """Values that are not client ids, even where one should be: tokens, users, whatever else is sent."""
         told = set[str]()
         for call in self.found.token_calls():
             answered = shape.find_fields(call.seen.body, shape.OTHER_NAMES).values()
@@ -140,7 +140,7 @@ class Observation:
         return told
 
     def best(self, app: str, key: str) -> Call | None:
-        """The call of an endpoint that tells most: a good one, with something in its list."""
+        """The most informative call of an endpoint: a good one with something in its list."""
         good = self.found.good(app, key)
         full = [call for call in good if call.seen.rows]
         return next(iter([*full, *good, *self.found.calls.get((app, key), [])]), None)
@@ -162,7 +162,7 @@ class Observation:
         return replace(by_method, steps=(*by_method.steps, *finding.steps))
 
     def doubtful(self, this: About, app: str, key: str) -> Finding:
-        """An endpoint that more than one call could be, or one that little speaks for."""
+        """An endpoint that matches several calls, or one call only weakly."""
         places = {f"{each.method} {self.shown(each.url)}" for each in self.found.doubts[app, key]}
         words = "could be " + " or ".join(sorted(places))
         return differs(this, words, f"write the correct path of {key}", self.script.entry(app, key).line)
@@ -207,7 +207,7 @@ class Observation:
         return next((value for _, name, value in ids_of(call) if name in (*assumed.params, *assumed.body)), "")
 
     def parameter(self, app: str, key: str, call: Call) -> Iterator[Finding]:
-        """Whether the id that a call is about goes where the template puts it; said if it does not."""
+        """The difference, if the id that a call is about does not go where the template puts it."""
         places = {"query": known(key).params, "body": known(key).body}
         wanted = [(place, name) for place, names in places.items() for name, value in names.items() if value == "{}"]
         if not wanted or wanted[0] in [(place, name) for place, name, _ in ids_of(call)]:
@@ -238,14 +238,14 @@ class Observation:
         return differs(this, words, "send the token in this header", self.script.mention("Authorization").line)
 
     def dead_token(self, app: str) -> Finding:
-        """How a token that had run out was refused."""
+        """How an expired token was rejected."""
         if not self.found.of(app) or not (pair := self.dead[app]):
             return not_seen(about(app, "wrong token", "401"), CLICKS["refresh_token"])
         refused, good = pair
         return judgements.wrong_token(app, refused.seen, good.seen, self.script)
 
     def refresh(self, app: str) -> Iterator[Finding]:
-        """One refresh, and what the access token is worth that it gave."""
+        """One refresh, and whether the access token from it works."""
         yield from self.token_call(app, "refresh_token")
         call = self.best(app, "refresh_token")
         if call is None or not call.seen.good or not isinstance(call.sent, dict):
@@ -257,7 +257,7 @@ class Observation:
         yield judgements.after_refresh(app, before, call.seen.token("refresh_token"), new, None)
 
     def paging(self) -> Iterator[Finding]:
-        """The pages of the centre of which most pages were looked at."""
+        """The pages of the centre of which the most pages were viewed."""
         centres: dict[str, list[Call]] = {}
         first = [pair for pair in self.found.calls if pair[1] == "search_inclusions"][:1]
         for call in (call for pair in first for call in self.found.good(*pair)):
@@ -278,7 +278,7 @@ class Observation:
         yield from judgements.paging(facts, self.script)
 
     def paging_names(self, call: Call) -> Iterator[Finding]:
-        """Under which names a page is asked for."""
+        """The names under which a page is requested."""
         asked = {kind: (name, place) for kind, (place, name, _) in paging_of(call).items()}
         if asked != {"limit": ("limit", "query"), "page": ("page", "query")}:
             this = about("RC", "first page", "requested with limit and page in the query")
@@ -287,7 +287,7 @@ class Observation:
             yield differs(this, words or "no page is requested", change, self.script.page().line)
 
     def behaviour(self) -> Iterator[Finding]:
-        """What all calls together tell: how fast, with which limits and clock."""
+        """What all calls together show: latency, rate limits and clock."""
         calls = [call for app in self.script.apps for call in self.found.of(app)]
         good = [call for call in calls if call.seen.good]
         most = [place for place, _ in Counter((call.method, call.url) for call in good).most_common(1)]
@@ -298,7 +298,7 @@ class Observation:
 
 
 def without_paging(call: Call) -> str:
-    """What a search asks for, whichever page of it."""
+    """What a search asks for, whatever the page."""
     names = {name for _, name, _ in paging_of(call).values()}
     kept = [
         {name: value for name, value in fields.items() if name not in names} for fields in (call.query, call.fields)
@@ -335,6 +335,6 @@ def facts_of(calls: Sequence[Call]) -> PageFacts:
 
 
 def id_of(row: Any) -> str:
-    """What tells a row from another."""
+    """What distinguishes a row from others."""
     name = shape.id_name(row, "patientId")
     return text_of(row.get(name)) if name else repr(row)

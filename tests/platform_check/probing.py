@@ -1,4 +1,4 @@
-"""The calls of the check: one at a time, read-only, few; later ones go on with what earlier ones found out."""
+"""The calls of the check: few, read-only, one at a time; later ones use what earlier ones found out."""
 
 import os
 import re
@@ -19,15 +19,15 @@ from platform_check.script import Script
 from platform_check.shape import Path, Seen
 
 MOST_CALLS = 60
-MOST_SECONDS = 90  # for all calls together; the last one may take a few more: to connect, then to be answered
+MOST_SECONDS = 90  # for all calls together; the last one may take a few seconds more to connect and to get its response
 CALL_SECONDS = 20
-LONGEST_WAIT = 30  # seconds of a Retry-After that are waited for
+LONGEST_WAIT = 30  # seconds; a longer Retry-After is not waited for
 MOST_BYTES = 50_000_000
-FEW = 5  # records that are looked through for a tube
+FEW = 5  # records to search for a tube
 WRONG = "wrong-token-of-the-check"
 PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")  # in the order in which httpx reads them
 UNTRUSTED = "certificate not trusted: set SSL_CERT_FILE to your organisation's CA certificates"
-CERTIFICATE = {  # by X509_V_ERR_… of OpenSSL, where another file of certificates does not help
+CERTIFICATE = {  # by X509_V_ERR_… of OpenSSL, for errors that another file of certificates does not fix
     9: "certificate not valid yet: check the clock of this machine",
     10: "certificate has expired: tell the platform's operator",
     62: "certificate for another host: the address is wrong, or something sits between you and the platform",
@@ -37,7 +37,7 @@ NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKE
 
 
 class Prober:
-    """Makes the calls, within a number and a time, and at the pace that the platform asks for."""
+    """Makes the calls, within a limit of number and time, and at the pace that the platform asks for."""
 
     def __init__(self, client: httpx.Client, sleep: Callable[[float], None] = time.sleep) -> None:
         self.client, self.sleep = client, sleep
@@ -47,7 +47,7 @@ class Prober:
         self.end = time.monotonic() + MOST_SECONDS
 
     def call(self, method: str, url: str, token: str | None = None, **options: Any) -> Seen:
-        """One call; once more after a 429 that says when."""
+        """Make one call; repeat it once after a 429, unless the wait is too long."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         seen = self._attempt(method, url, headers, options)
         if seen.status == 429:
@@ -60,7 +60,7 @@ class Prober:
         return seen
 
     def _wait(self, seconds: float, why: str) -> bool:
-        """Wait, and say so; False for what would take too long."""
+        """Wait, and say so; False if it would take too long."""
         if seconds > LONGEST_WAIT or time.monotonic() + seconds > self.end:
             return False
         if why:
@@ -83,7 +83,7 @@ class Prober:
         return seen
 
     def _exchange(self, method: str, url: str, headers: dict[str, str], limit: float, options: dict[str, Any]) -> Seen:
-        self.client.cookies.clear()  # a script's threads share none: a session in one would deceive
+        self.client.cookies.clear()  # a script's threads share none: a session cookie would give a wrong impression
         started = time.monotonic()
         with self.client.stream(method, url, headers=headers, timeout=limit, **options) as response:
             now, parts, size = time.time(), [], 0
@@ -107,7 +107,7 @@ class Prober:
 
 
 def unanswered(error: Exception, url: str) -> Seen:
-    """Why there was no answer, in words of our own: an exception's may repeat what was sent or answered."""
+    """Why there was no response, in our own words: an exception's may repeat what was sent or received."""
     proxy, address = proxy_for(url)
     if isinstance(error, httpx.ProxyError):
         status = re.match(r"[1-5][0-9]{2}\b", str(error))
@@ -120,7 +120,7 @@ def unanswered(error: Exception, url: str) -> Seen:
 
 
 def unconnected(error: httpx.ConnectError, address: str, proxy: str) -> Seen:
-    """Why nobody could be spoken to: the certificate, TLS, the address of the platform or that of the proxy."""
+    """Why there was no connection: the certificate, TLS, or the address of the platform or proxy."""
     reason = getattr(error.__cause__, "__context__", None)  # httpcore raises its own `from None`
     if isinstance(reason, ssl.SSLCertVerificationError):
         return Seen(failure=CERTIFICATE.get(reason.verify_code, UNTRUSTED))
@@ -143,7 +143,7 @@ def proxy_for(url: str) -> tuple[str, str]:
 
 
 def host_of(url: str) -> str:
-    """The host of an address, "" if it has none."""
+    """The host of an address, or "" if it has none."""
     try:
         return urllib.parse.urlsplit(url).hostname or ""
     except ValueError:
@@ -158,7 +158,7 @@ def resolves(host: str) -> bool:
 
 
 def certificate(tls: Any, now: float) -> tuple[str, float] | None:
-    """The issuer of a server's certificate, and the days until it ends."""
+    """The issuer of a server's certificate, and the days until it expires."""
     held = tls.getpeercert() if tls is not None else None
     if not held:
         return None
@@ -175,15 +175,15 @@ class Check:
         self.script, self.prober = script, prober
         self.credentials: dict[str, Any] = {"username": user, "password": password}
         self.user_id: Any = None
-        self.fields: dict[str, Path] = {}  # where token answers hold what
+        self.fields: dict[str, Path] = {}  # where token responses have which field
         self.tokens: dict[str, str] = {}  # service -> access token
         self.refresh_tokens: dict[str, str] = {}
-        self.ids: dict[str, list[str]] = {}  # kind of thing -> ids of a few
-        self.good: dict[str, tuple[str, Seen]] = {}  # service -> a data endpoint that works, and its answer
-        self.repeated: list[Seen] = []  # calls of one kind, for the latency
+        self.ids: dict[str, list[str]] = {}  # kind of thing -> some ids
+        self.good: dict[str, tuple[str, Seen]] = {}  # service -> a data endpoint that works, and its response
+        self.repeated: list[Seen] = []  # calls of one kind, to measure the latency
 
     def findings(self) -> Iterator[Finding]:
-        """The table, in the order in which a difference would be met."""
+        """The table, in the order in which a script would encounter differences."""
         yield from (self.address(app) for app in self.script.apps)
         yield from (self.session(app) for app in self.script.apps)
         others = [app for app in self.script.apps if app in self.tokens and app != "IAM"]
@@ -200,13 +200,13 @@ class Check:
         )
 
     def address(self, app: str) -> Finding:
-        """How a service answers without a token, at a data endpoint if it has one."""
+        """How a service responds without a token, at a data endpoint if it has one."""
         keys = self.script.data_endpoints(app)
         seen = self.request(app, keys[0]) if keys else self.prober.call("GET", self.base_url(app))
         return judgements.address(app, seen, self.script)
 
     def session(self, app: str) -> Finding:
-        """Log in, or configure a service, and keep the tokens; what has no session is tried no further."""
+        """Log in, or configure a service, and keep the tokens; a service without a session is not tried further."""
         endpoint = session_of(app)
         if endpoint not in self.script.services[app]["endpoints"]:
             return not_tried(About(f"{app} {endpoint}"), "the script has no such endpoint")
@@ -229,7 +229,7 @@ class Check:
         return seen
 
     def token_answer(self, app: str, endpoint: str, seen: Seen) -> Finding:
-        """Judge a token answer by itself and by those before."""
+        """Judge a token response by itself and by earlier ones."""
         finding = judgements.token_answer(app, endpoint, seen, self.fields, self.script)
         self.fields = judgements.token_fields(endpoint, seen) | self.fields
         return finding
@@ -262,7 +262,7 @@ class Check:
         return seen
 
     def order_centres(self, app: str, first: Seen) -> None:
-        """The centre with the largest count in its statistics comes first: it tells most about pages."""
+        """Put the centre with the largest count in its statistics first: it says most about pages."""
         one, *others = self.ids["organization"]
         self.repeated = [first, *(self.request(app, "statistics", self.tokens[app], each) for each in others)]
         sizes = [judgements.largest_count(seen.body) for seen in self.repeated]
@@ -270,7 +270,7 @@ class Check:
         self.ids["organization"] = [each for _, each in order]
 
     def tubes(self, app: str, record: Seen) -> list[str]:
-        """The id of some sample tube, from the first record that has one."""
+        """The id of a sample tube, from the first record that has one."""
         for patient in self.ids["patient"][1:FEW]:
             if shape.find_tube(record.body):
                 break
@@ -285,7 +285,7 @@ class Check:
         return judgements.wrong_token(app, self.request(app, key, WRONG), good, self.script)
 
     def refresh(self, app: str) -> Iterator[Finding]:
-        """One refresh, and what the new and the old access token are worth after it."""
+        """One refresh, and whether the new and the old access token work after it."""
         if "refresh_token" not in self.script.services[app]["endpoints"] or app not in self.refresh_tokens:
             yield not_tried(About(f"{app} refresh_token"), "no refresh token: the script logs in again instead")
             return
@@ -300,7 +300,7 @@ class Check:
             self.tokens[app] = access
 
     def second_session(self) -> Finding:
-        """Log in once more, as a second script would, and look what became of the first session."""
+        """Log in again, as a second script would, and see what happened to the first session."""
         app = next(iter(self.good), None)
         if app is None:
             return not_tried(About("second session"), "no data endpoint works")
@@ -324,7 +324,7 @@ class Check:
         yield from judgements.paging(judgements.facts_of((zero, one, two), large, size), self.script)
 
     def behaviour(self) -> Iterator[Finding]:
-        """What all calls together tell: how fast, over how many connections, with which limits and clock."""
+        """What all calls together show: latency, connections, rate limits and clock."""
         calls = [seen for seen in self.repeated if seen.good]
         if self.good:
             app, (key, _) = next(iter(self.good.items()))
@@ -344,7 +344,7 @@ class Check:
         return next(iter(self.ids.get(kind, ())), "")
 
     def request(self, app: str, key: str, token: str | None = None, held: str = "", **changed: Any) -> Seen:
-        """One call of a data endpoint, for the thing whose id is `held`, else for the first that is known."""
+        """Call a data endpoint once, for the thing with the id `held`, or else for the first known one."""
         call = known(key)
         held = held or self.first_id(call.needs) or "0"
         query = {name: held if value == "{}" else value for name, value in call.params.items()} | changed

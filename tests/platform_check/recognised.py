@@ -1,4 +1,4 @@
-"""Which calls of a browser are those of the template: by path where it is as assumed, else by their shape."""
+"""Which calls of a browser are those of the template: by path if it is as assumed, or else by shape."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Key = tuple[str, str]  # service, endpoint
 
 
 class Recognised:
-    """The calls of each endpoint of a script's services, in their order.
+    """The calls of each endpoint of a script's services, in order.
 
-    `doubts` has, of an endpoint that could be several things, one call of each; `ids` what answers gave of each kind;
-    `prefixes` what some paths of a service have in front of them.
+    `doubts` has one call of each candidate for an ambiguous endpoint, `ids` the ids of each kind in responses, and
+    `prefixes` what precedes some paths of a service.
     """
 
     def __init__(self, every: Sequence[Call], services: Services) -> None:
@@ -48,7 +48,7 @@ class Recognised:
             self.find_base(app)
 
     def good(self, app: str, key: str) -> list[Call]:
-        """The calls of an endpoint that were answered by JSON."""
+        """The calls of an endpoint that returned JSON."""
         return [call for call in self.calls.get((app, key), ()) if call.seen.good]
 
     def of(self, app: str) -> list[Call]:
@@ -66,7 +66,7 @@ class Recognised:
         return "/" + str(self.services[app]["endpoints"][key]).split("?")[0].strip("/")
 
     def base_of(self, call: Call, pair: Key) -> str | None:
-        """The address of the service if a call ends with an endpoint's path, None if it does not."""
+        """The address of the service if a call ends with the endpoint's path, or else None."""
         whole, path = call.path.rstrip("/"), self.path_of(pair)
         if known(pair[1]).suffix:
             whole, _, last = whole.rpartition("/")
@@ -82,7 +82,7 @@ class Recognised:
     # Data
 
     def add_data_by_path(self) -> None:
-        """The calls at an assumed path; one that several services have goes to that at whose address others are."""
+        """Add the calls at assumed paths; one of several services goes to that with other calls at the same address."""
         data = {pair: calls for pair, calls in self.at_path.items() if pair[1] not in TOKEN_CALLS and calls}
         owners = Counter(path for path, _ in {(self.path_of(pair), pair[0]) for pair in self.endpoints})
         shared = [pair for pair in data if owners[self.path_of(pair)] > 1]
@@ -93,7 +93,7 @@ class Recognised:
             self.calls[pair] = own or data[pair]
 
     def add_data_by_shape(self) -> None:
-        """Find those of the known data endpoints that have another path: who has which ids tells them apart."""
+        """Find known data endpoints that have another path; the ids in their calls distinguish them."""
         for key, has_shape in SHAPES.items():
             pair = next((pair for pair in self.endpoints if pair[1] == key), None)
             if pair is None:
@@ -111,7 +111,7 @@ class Recognised:
         return not needs or has_id_of(call, self.ids[needs])
 
     def note_ids(self, key: str, mine: Sequence[Call]) -> None:
-        """Keep the ids that the answers of an endpoint give; every text of a record may be that of a tube."""
+        """Keep the ids in the responses of an endpoint; every text in a record may be the id of a tube."""
         if key == "organizations":
             self.ids["organization"] = ids_in(mine, "id")
         elif key == "search_inclusions":
@@ -121,7 +121,7 @@ class Recognised:
             self.ids["tube"] = texts - self.ids["patient"] - self.ids["organization"]
 
     def choose(self, pair: Key, likely: Sequence[Call]) -> None:
-        """Take the path whose ids are used by most other calls; what cannot be decided is told."""
+        """Choose the path whose ids are used by the most other calls; what cannot be decided goes to `doubts`."""
         paths: dict[tuple[str, str], list[Call]] = {}
         for call in likely:
             paths.setdefault((call.method, without_id(call, pair[1])), []).append(call)
@@ -138,7 +138,7 @@ class Recognised:
             self.calls[pair] = paths[best[0]]
 
     def uses_of(self, mine: Sequence[Call], key: str) -> int:
-        """How many other calls send an id that these answers gave."""
+        """How many other calls send an id from these responses."""
         if key not in ("organizations", "search_inclusions"):
             return 0
         ids, own = ids_in(mine, "patientId" if key == "search_inclusions" else "id"), set(mine)
@@ -147,18 +147,18 @@ class Recognised:
     # Tokens
 
     def add_tokens(self) -> None:
-        """Find login, token configurations and refreshes, and give each to the service that it is for."""
+        """Find login, token configurations and refreshes, and assign each to its service."""
         clues = {app: Clues(self.of(app), self.rough_base(app)) for app in self.services}
         kinds = {call: kind_of(call) for call in self.every}
         for key in TOKEN_CALLS:
             apps = [app for app, each in self.endpoints if each == key and (app == "IAM") == (key == "login")]
             at_path = {call for app in apps for call in self.at_path[app, key]}
             shaped = {call for call in self.every if kinds[call] == key}
-            if key == "login":  # one service's others may be where they should be, another's elsewhere
+            if key == "login":  # the others may have moved in one service and not in another
                 candidates = at_path if any(call.seen.good for call in at_path) or not shaped else shaped
             else:
                 candidates = at_path | shaped
-            weak = []  # calls of another path that nothing but their shape speaks for
+            weak = []  # calls at another path that only their shape identifies
             for call in (call for call in self.every if call in candidates):
                 scores = {app: self.points(call, app, clues[app]) for app in apps}
                 if call in at_path or any(scores.values()):
@@ -170,7 +170,7 @@ class Recognised:
                 self.give(call, key, dict.fromkeys(lacking, 0))
 
     def give(self, call: Call, key: str, scores: Mapping[str, int]) -> None:
-        """Give a token call to the service that it fits best; to all that it fits equally well, with a doubt."""
+        """Assign a token call to the service that it fits best; if there are several, to all of them, with a doubt."""
         best = [app for app in scores if scores[app] == max(scores.values())]
         if len(best) > 1 and any(scores.values()):
             best = [app for app in best if (app, key) not in self.calls] or best
@@ -182,7 +182,7 @@ class Recognised:
                 self.doubts.setdefault((app, key), []).append(call)
 
     def points(self, call: Call, app: str, clues: Clues) -> int:
-        """How much speaks for a token call being a service's."""
+        """How likely it is that a token call belongs to a service."""
         client = text_of(call.fields.get(client_id_name(call)))
         return (
             8 * (call.seen.token("access_token") in clues.sent_in_headers)
@@ -194,10 +194,10 @@ class Recognised:
         )
 
     def refused_for_token(self, app: str) -> tuple[Call, Call] | None:
-        """The first data call that was refused, and the same one that went well after a token came."""
+        """The first data call that was rejected, and the same call when it succeeded after a token call."""
         mine, found = {*self.of(app)}, None
-        good: dict[str, Call] = {}  # what is asked for -> the next good call for it
-        renewed: dict[str, Call] = {}  # the same behind the next token call
+        good: dict[str, Call] = {}  # request -> the next good call with it
+        renewed: dict[str, Call] = {}  # the same, after the next token call
         for call in reversed(self.every):
             asked = repr((call.method, call.url, call.query, None if call.sent is NO_JSON else call.sent))
             same = renewed.get(asked)
@@ -210,7 +210,7 @@ class Recognised:
         return found
 
     def bearer(self) -> tuple[str, str] | None:
-        """The header that carries an access token, and what stands before the token; None if no token is in any."""
+        """The header with an access token, and what precedes the token; None if no header has a token."""
         every = [call for app in self.services if app != "IAM" for call in self.of(app)] + self.token_calls()
         tokens = {call.seen.token("access_token") for call in every} - {None}
         for call in every:
@@ -224,11 +224,11 @@ class Recognised:
     # Addresses
 
     def rough_base(self, app: str) -> str | None:
-        """The address of a service as far as its assumed paths tell it."""
+        """The address of a service, judging by its assumed paths."""
         return next((base for base, _ in self.bases_at(app).most_common(1)), None)
 
     def find_base(self, app: str) -> None:
-        """The address of a service: in front of the assumed paths, if all its calls are below it, else the host."""
+        """Find a service's address: what precedes its assumed paths, if all calls are below it, or else the host."""
         calls, rough = self.of(app), self.rough_base(app)
         if not calls:
             return
@@ -239,13 +239,13 @@ class Recognised:
             self.prefixes[app] = rough.removeprefix(origin)
 
     def below_base(self, call: Call, pair: Key) -> str | None:
-        """The path of a call as an entry of MICROSERVICES has it; None if it is not below its service's address."""
+        """The path of a call as in MICROSERVICES; None if it is not below the address of its service."""
         url, base = without_id(call, pair[1]), self.bases[pair[0]]
         return url.removeprefix(base) if url.startswith(f"{base}/") else None
 
 
 class Clues:
-    """What the data calls of a service tell of its token calls."""
+    """What the data calls of a service say about its token calls."""
 
     def __init__(self, data: Sequence[Call], base: str | None) -> None:
         self.base = base
@@ -254,7 +254,7 @@ class Clues:
 
 
 def without_id(call: Call, key: str) -> str:
-    """The address, without the id at the end of those that have one there."""
+    """The address of a call, without the id at the end, if its endpoint has one there."""
     return call.url.rpartition("/")[0] if known(key).suffix else call.url
 
 
@@ -267,7 +267,7 @@ def has_id_of(call: Call, ids: set[str]) -> bool:
 
 
 def ids_of(call: Call) -> list[tuple[str, str, str]]:
-    """What a call sends that may be an id: where ("query", "body"), under which name, the value."""
+    """What a call sends that may be an id: where ("query", "body"), the name, the value."""
     paging = {name for _, name, _ in paging_of(call).values()}
     every = [(place, name, text_of(value)) for place, name, value in sent_by(call)]
     return [(place, name, value) for place, name, value in every if value and name not in paging]
@@ -280,7 +280,7 @@ def sent_by(call: Call) -> Iterator[tuple[str, str, Any]]:
 
 
 def paging_of(call: Call) -> dict[str, tuple[str, str, int]]:
-    """What a call sends to ask for a page: `page`, `limit`, `offset` -> where ("query", "body"), name, number."""
+    """What a call sends to request a page: `page`, `limit`, `offset` -> where ("query", "body"), name, number."""
     found: dict[str, tuple[str, str, int]] = {}
     for place, name, value in sent_by(call):
         kind = next((kind for kind, names in PAGING_NAMES.items() if re.sub("[^a-z]", "", name.lower()) in names), None)
@@ -293,14 +293,14 @@ def paging_of(call: Call) -> dict[str, tuple[str, str, int]]:
 
 
 def is_list_of_centres(call: Call) -> bool:
-    """Whether an answer is a list whose elements have `id` and `name`."""
+    """Whether a response is a list whose elements have `id` and `name`."""
     rows = call.seen.rows
     named = [isinstance(row, dict) and shape.id_name(row, "id") is not None and "name" in row for row in rows]
     return bool(rows) and all(named) and not is_surveys(call) and not paging_of(call)
 
 
 def is_page(call: Call) -> bool:
-    """Whether a call asks for a page, and the answer is a list of things with ids."""
+    """Whether a call requests a page, and the response is a list of things with ids."""
     return bool(paging_of(call)) and all(shape.id_name(row, "patientId") is not None for row in call.seen.rows)
 
 
@@ -310,17 +310,17 @@ def is_counts(call: Call) -> bool:
 
 
 def is_surveys(call: Call) -> bool:
-    """Whether an answer is a list of things that have answers in them."""
+    """Whether a response is a list of things that contain answers."""
     rows = call.seen.rows
     return bool(rows) and all(isinstance(row, dict) and any("answer" in key.lower() for key in row) for row in rows)
 
 
 def is_record(call: Call) -> bool:
-    """Whether an answer is an object about one thing."""
+    """Whether a response is an object about one thing."""
     return isinstance(call.seen.body, dict) and bool(call.seen.body) and not is_counts(call) and not is_surveys(call)
 
 
-# In an order in which one gives the ids for the next.
+# In an order in which each returns the ids for the next ones.
 SHAPES: dict[str, Callable[[Call], bool]] = {
     "organizations": is_list_of_centres,
     "search_inclusions": is_page,
@@ -336,7 +336,7 @@ def is_token_call(call: Call) -> bool:
 
 
 def kind_of(call: Call) -> str | None:
-    """Which of the three token calls it is, by its shape."""
+    """Which of the three token calls a call is, by its shape."""
     if not call.seen.good or shape.find_field(call.seen.body, "access_token") is None:
         return None
     names = {plain(name) for name in call.fields}
@@ -348,13 +348,13 @@ def kind_of(call: Call) -> str | None:
 
 
 def client_id_name(call: Call) -> str:
-    """The name under which a call sends a client id, "" if it sends none."""
+    """The name under which a call sends a client id, or ""."""
     sent = call.fields
     return next((name for each in CLIENT_ID_NAMES for name in sent if plain(name) == each and text_of(sent[name])), "")
 
 
 def looks_otherwise(one: Call, other: Call) -> bool:
-    """Whether an answer is of another kind than a good one."""
+    """Whether a response is of a different kind from a good one."""
     if one.seen.status // 100 != 2:
         return one.seen.status in (302, 303, 307, 401, 403, 419, 440, 498)
     body, good = one.seen.body, other.seen.body

@@ -1,6 +1,6 @@
-"""A copy of the template: its services, and the line in which it relies on something of the platform.
+"""A copy of the template: its services, and the lines that rely on something about the platform.
 
-Lines are found by the literals that would have to change, not by the names of functions: those differ by version.
+Lines are found by the literals that would have to change, not by names of functions, which differ between versions.
 """
 
 import ast
@@ -22,44 +22,44 @@ N = TypeVar("N", bound=ast.AST)
 
 
 UNTIL_EMPTY = '''def get_all_inclusions(organization_id: str) -> list[dict[str, Any]]:
-    """All inclusions of a centre, each once: page after page until one is empty, whatever `total` says."""
+    """Return every inclusion of a centre once: requests pages until one is empty, and ignores `total`."""
     inclusions: dict[Any, dict[str, Any]] = {{}}
     number = 1
     while page := search_inclusions(organization_id, {size}, number):
         before = len(inclusions)
         inclusions.update({{inclusion["{key}"]: inclusion for inclusion in page}})
         if len(inclusions) < before + len(page):
-            raise {error}(f"page {{number}} has an inclusion that is also on another page: run again")
+            raise {error}(f"page {{number}} has an inclusion that is also on another page: run it again")
         number += 1
     return list(inclusions.values())'''
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a script relies on something: the line, what is written there ("" if nothing fits), the function around."""
+    """Where a script relies on something: the line, its text ("" if nothing fits) and the enclosing function."""
 
     line: int = 1
     text: str = ""
     function: Function | None = None
 
     def knows(self, *texts: object) -> bool:
-        """Whether the function has all of these as literals."""
+        """Whether the function contains all of these literals."""
         return set(texts) <= literals(self.function)
 
 
 @dataclass(frozen=True)
 class PageSize(Place):
-    """Where a script says how many inclusions a page is to have."""
+    """Where a script sets the number of inclusions on a page."""
 
     number: int = 1000
-    is_default: bool = False  # of the engine: then `text` is the argument behind which another number can be given
+    is_default: bool = False  # of the engine: then `text` is the argument after which another number can be added
 
     def to(self, number: int) -> str:
         return f"{self.text}, limit={number}" if self.is_default else str(number)
 
 
 class Script:
-    """The copy's settings, and its source as a tree."""
+    """The copy's settings, and its source as a syntax tree."""
 
     def __init__(
         self, path: Path, source: str, services: dict[str, dict[str, Any]], max_threads: int = 20, subtasks: int = 40
@@ -80,7 +80,7 @@ class Script:
         return sorted(keys, key=lambda key: [*DATA_CALLS, key].index(key))
 
     def text(self, node: ast.AST | None) -> str:
-        """A part of the source as it is written; ast.get_source_segment reads all of it for each."""
+        """The source of a node; ast.get_source_segment would read the whole source for each."""
         if node is None or not hasattr(node, "end_lineno"):
             return ""
         part = [line.encode("utf-8") for line in self.lines[node.lineno - 1 : node.end_lineno]]  # type: ignore[attr-defined]
@@ -89,11 +89,11 @@ class Script:
         return b"\n".join(part).decode("utf-8")
 
     def shown(self, line: int) -> str:
-        """A line as editors and terminals link to it."""
+        """A line in the form that editors and terminals link to."""
         return f"{self.path.name}:{line}"
 
     def place(self, node: ast.stmt | ast.expr | ast.keyword, function: Function | None = None) -> Place:
-        """Where a part of the source stands."""
+        """Where a part of the source is."""
         return Place(node.lineno, self.text(node), function)
 
     def constant(self, name: str) -> Place:
@@ -105,7 +105,7 @@ class Script:
     # MICROSERVICES
 
     def entry(self, app: str, key: str) -> Place:
-        """The app_id, base_url or path of an endpoint of a service: a text, or the address if no variable sets it."""
+        """The app_id, base_url or endpoint path of a service: a text, or the address if no variable sets it."""
         service = entries(self.values.get("MICROSERVICES")).get(app)
         for node in ast.walk(service) if service else ():
             if value := entries(node).get(key):
@@ -117,7 +117,7 @@ class Script:
     # Calls of endpoints
 
     def mention(self, text: str) -> Place:
-        """The first function that has this text as a literal: where that stands, else where MICROSERVICES is."""
+        """Where the first function has this text as a literal, or else where MICROSERVICES is."""
         for function in self.functions:
             for node in self.constants[function]:
                 if node.value == text:
@@ -125,7 +125,7 @@ class Script:
         return Place(self.constant("MICROSERVICES").line)
 
     def method(self, endpoint: str) -> str:
-        """The method by which a function calls an endpoint, "" if that cannot be seen."""
+        """The HTTP method with which a function calls an endpoint, or "" if that is not visible."""
         calling = (function for function in self.functions if decorated(function) and endpoint in literals(function))
         for node in (node for function in calling for node in walked(function, ast.Call) if endpoint in literals(node)):
             of_client = node.func.attr.upper() if isinstance(node.func, ast.Attribute) else ""
@@ -135,7 +135,7 @@ class Script:
         return ""
 
     def answer_of(self, endpoint: str) -> Place:
-        """Where a function has the answer of an endpoint: by call_endpoint or its like, else by .json()."""
+        """Where a function gets the response of an endpoint: by call_endpoint or similar, or else by .json()."""
         place = self.mention(endpoint)
         short = [node for node in walked(place.function, ast.Call) if endpoint in map(literal, node.args)]
         for node in [*short, *calls(place.function, "json")]:
@@ -149,7 +149,7 @@ class Script:
         return self.place(keys[0], place.function) if keys else Place(place.line)
 
     def required_id(self, endpoint: str) -> Place | None:
-        """The key under which an answer must name what was asked for, if it must."""
+        """The key with the id that a response must contain, if it must."""
         function = self.mention(endpoint).function
         for node in walked(function, ast.Call):
             if isinstance(node.func, ast.Name) and node.func.id == "require_id" and len(node.args) > 1:
@@ -157,7 +157,7 @@ class Script:
         return None
 
     def plain_get(self, app: str, endpoint: str) -> bool:
-        """Whether some function calls an endpoint by GET and without parameters."""
+        """Whether a function calls an endpoint with GET and without parameters."""
         return any(is_plain_get(node, app, endpoint) for node in walked(self.tree, ast.Call))
 
     # Tokens
@@ -172,7 +172,7 @@ class Script:
         return Place(text="response.json()")
 
     def dead_token(self) -> Place:
-        """The comparison that takes a status for a dead token, one that deals with an exception if there is any."""
+        """The comparison that recognises an expired token by its status, preferably one in an exception handler."""
         reader = self.token_answers().function
         handled = {node for handler in walked(self.tree, ast.ExceptHandler) for node in ast.walk(handler)}
         found = [
@@ -185,7 +185,7 @@ class Script:
         return min(found, key=lambda row: row[:2])[2] if found else Place(text="== 401")
 
     def error_raising(self) -> Place:
-        """Where an answer that is an error is raised as one."""
+        """Where an error response is raised as an exception."""
         reader = self.token_answers().function
         for function in self.functions:
             if function is not reader and "Authorization" in literals(function):
@@ -196,7 +196,7 @@ class Script:
     # Pages
 
     def key_of_rows(self) -> Place:
-        """The argument by which get_all_inclusions tells inclusions apart."""
+        """The argument by which get_all_inclusions distinguishes inclusions."""
         keys = keywords(self.named("get_all_inclusions"), "key")
         return self.place(keys[0]) if keys else Place()
 
@@ -207,7 +207,7 @@ class Script:
         return Place(self.mention("page").line)
 
     def page_size(self) -> PageSize:
-        """Where the number of inclusions on a page stands: in get_all_inclusions, or in what that calls."""
+        """Where the number of inclusions on a page is set: in get_all_inclusions, or in a function that it calls."""
         own = self.named("get_all_inclusions")
         for function in self.pagers():
             for node in ast.walk(function):
@@ -223,7 +223,7 @@ class Script:
         return PageSize(self.mention("search_inclusions").line)
 
     def until_empty(self, size: int = 0) -> str | Edit:
-        """The code of a get_all_inclusions that trusts in no `total`, and what it takes the place of."""
+        """The code of a get_all_inclusions that ignores `total`, and what it replaces."""
         words = "rewrite get_all_inclusions: request page after page until one is empty, and ignore total"
         own = self.named("get_all_inclusions")
         if own is None or self.named("search_inclusions") is None:
@@ -234,12 +234,12 @@ class Script:
         return Edit(code, self.text(own), words=f"{words}:")
 
     def total(self) -> tuple[int, bool]:
-        """The line of the function that asks for all pages, and whether it, or one that it calls, trusts in `total`."""
+        """The line of the function that requests all pages, and whether it, or one that it calls, relies on `total`."""
         pagers = self.pagers()
         return pagers[0].lineno if pagers else 1, any("total" in literals(function) for function in pagers)
 
     def pagers(self) -> list[Function]:
-        """get_all_inclusions and the functions that it calls, which ask for all pages; without it, what has a total."""
+        """get_all_inclusions and the functions that it calls; without it, the functions that use `total`."""
         own = self.named("get_all_inclusions")
         if own is None:
             return [function for function in self.functions if "total" in literals(function)]
@@ -248,18 +248,18 @@ class Script:
 
 
 def load(path: Path) -> tuple[Script, ModuleType]:
-    """A copy with its settings as they are when it runs, and its module: it is imported, but not run."""
+    """A copy with the settings that it has when it runs, and its module: it is imported, but not run."""
     file = path.resolve()
-    sys.path.insert(0, str(file.parent))  # where it may have modules of its own
+    sys.path.insert(0, str(file.parent))  # which may contain modules of its own
     module = imported(file)
     source, services = path.read_text(encoding="utf-8-sig"), sound(module.MICROSERVICES)
     return Script(path, source, services, module.MAX_THREADS, module.SUBTASKS_POOL_SIZE), module
 
 
 def read(path: Path) -> Script:
-    """A copy as it is written, without running it; addresses come from the environment where it says so.
+    """A copy as it is written, without running it; addresses come from the environment if it says so.
 
-    Raises SyntaxError for what is no Python, ValueError for what is no copy of the template.
+    Raises SyntaxError if it is not Python, ValueError if it is not a copy of the template.
     """
     source = path.read_text(encoding="utf-8-sig")
     found = Script(path, source, {}).values
@@ -270,7 +270,7 @@ def read(path: Path) -> Script:
 
 
 def sound(services: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The services of a script. Raises ValueError if they are not those of a copy of the template."""
+    """The services of a script. Raises ValueError if it is not a copy of the template."""
     if not services:
         raise ValueError("it has no MICROSERVICES")
     for service in services.values():
@@ -280,7 +280,7 @@ def sound(services: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def evaluated(node: ast.AST | None) -> Any:
-    """The value of what MICROSERVICES is written of: literals, dicts, `or`, variables of the environment; else None."""
+    """The value of an expression in MICROSERVICES: literals, dicts, `or`, environment variables; else None."""
     match node:
         case ast.Constant():
             return node.value
@@ -304,7 +304,7 @@ def keywords(node: ast.AST | None, name: str) -> list[ast.keyword]:
 
 
 def constants(node: ast.AST) -> list[ast.Constant]:
-    """All literals in a part of the source, as nodes, from the top down."""
+    """All literals in a part of the source, as nodes, from top to bottom."""
     return sorted(walked(node, ast.Constant), key=lambda each: (each.lineno, each.col_offset))
 
 
@@ -318,7 +318,7 @@ def calls(node: ast.AST | None, method: str) -> list[ast.Call]:
 
 
 def decorated(function: Function) -> bool:
-    """Whether a function is one of those that call the platform's data endpoints."""
+    """Whether a function calls a data endpoint of the platform."""
     return any("api_call_with_retry" in ast.dump(decorator) for decorator in function.decorator_list)
 
 

@@ -1,4 +1,4 @@
-"""What may be said of an answer: status, kinds, counts, names of fields, durations; never a value of it."""
+"""What may be shown of a response: status, kinds, counts, names of fields, durations; never a value."""
 
 import base64
 import binascii
@@ -11,13 +11,13 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-NO_JSON: Any = object()  # stands for a body that is none
-FIELD_NAME = re.compile(r"(?!.*[0-9]{3})[A-Za-z_][A-Za-z0-9_]{0,40}")  # what is not of this form may be somebody's id
+NO_JSON: Any = object()  # stands for a body that is not JSON
+FIELD_NAME = re.compile(r"(?!.*[0-9]{3})[A-Za-z_][A-Za-z0-9_]{0,40}")  # any other key may be somebody's id
 TOKEN = re.compile(r"[\x21-\x7e]+")  # what fits into a header (RFC 6750, section 2.1)
 MOST_NAMES = 30
-DEPTH = 3  # how far down a token is looked for
+DEPTH = 3  # how deep to look for a token
 
-# Names in use for what the template calls so; written small and without _ and -.
+# Other common names of the template's fields, in lower case and without _ and -.
 OTHER_NAMES = {
     "access_token": ("accesstoken", "token", "jwt", "jwttoken", "authtoken", "bearertoken", "access"),
     "refresh_token": ("refreshtoken", "refresh"),
@@ -32,7 +32,7 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Seen:
-    """One answer, or why there was none (`failure`, in words of our own)."""
+    """A response, or why there was none (`failure`, in our own words)."""
 
     status: int = 0
     body: Any = NO_JSON
@@ -43,7 +43,7 @@ class Seen:
     certificate: tuple[str, float] | None = None  # issuer, days left
     skew: float | None = None  # seconds by which the platform's clock is ahead of ours
     html: bool = False  # whether it is a web page
-    proxy: str = ""  # the variable of the proxy that is to blame for a failure
+    proxy: str = ""  # the variable of the proxy that caused a failure
 
     @property
     def good(self) -> bool:
@@ -52,19 +52,19 @@ class Seen:
 
     @property
     def rows(self) -> list[Any]:
-        """The list in a good answer, wherever it is."""
+        """The list in a good response, wherever it is."""
         path = list_in(self.body)
         return at(self.body, *path) if self.good and path is not None else []
 
     def token(self, name: str) -> str | None:
-        """The token that a good answer brings, whatever it calls it."""
+        """The token in a good response, whatever its name."""
         path = find_field(self.body, name) if self.good else None
         value = at(self.body, *path) if path else None
         return value if isinstance(value, str) else None
 
     @property
     def leads_to(self) -> str:
-        """Where a redirect leads, "" if it is none."""
+        """Where a redirect leads, or "" if it is not one."""
         return shown_address(self.headers.get("location", "")) if self.status // 100 == 3 else ""
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ class Seen:
 
 
 def parsed(text: str | bytes) -> Any:
-    """JSON, or the mark that it is none."""
+    """The parsed JSON, or NO_JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -80,12 +80,12 @@ def parsed(text: str | bytes) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """A text or a number as it goes into an address; "" for anything else."""
+    """A text or number as text for an address; "" for anything else."""
     return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
 
 
 def is_web_page(body: bytes, content_type: str) -> bool:
-    """Whether an answer is a page for a person."""
+    """Whether a response is a web page."""
     return "html" in content_type.lower() or body[:200].lstrip().lower().startswith((b"<!doctype", b"<html"))
 
 
@@ -108,12 +108,12 @@ def shown_path(path: str, hidden: Container[str] = ()) -> str:
 
 
 def is_word(part: str) -> bool:
-    """Whether a part of a path is a word, as v2, by-tube and getAllOrganizations are, or empty; no id."""
+    """Whether a part of a path is empty or a word such as v2, by-tube and getAllOrganizations, not an id."""
     return re.fullmatch(r"(?!(.*[0-9]){3})([A-Za-z][A-Za-z0-9_.-]{0,40})?", part) is not None
 
 
 def is_client_id(value: str) -> bool:
-    """Whether a value may be a client id: a word or several, or a UUID, as registers of clients give them."""
+    """Whether a value may be a client id: one or more words, or a UUID, as client registries use."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", value) is not None
 
 
@@ -137,20 +137,20 @@ def kind(value: Any) -> str:
 
 
 def is_map(value: dict[str, Any]) -> bool:
-    """Whether an object looks keyed by ids: each value an object of the same fields."""
+    """Whether an object seems to be keyed by ids: all its values are objects."""
     first, *others = value.values() if value else [None]
     return bool(others) and isinstance(first, dict) and all(isinstance(each, dict) for each in others)
 
 
 def at(value: Any, *path: str) -> Any:
-    """What lies at a path, None if nothing does."""
+    """The value at a path, None if there is none."""
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
 def find_field(answer: Any, wanted: str) -> Path | None:
-    """Where an answer holds a token or the user's id: under its own name, else under another, else further down."""
+    """Where a response has a token or the user's id: under its own name, another one, or further down."""
     level: list[tuple[Path, Any]] = [((), answer)]
     for _ in range(DEPTH):
         level = [(path, value) for path, value in level if isinstance(value, dict)]
@@ -163,7 +163,7 @@ def find_field(answer: Any, wanted: str) -> Path | None:
 
 
 def find_fields(answer: Any, wanted: Iterable[str]) -> dict[str, Path]:
-    """Where an answer holds each of them; without those that it does not hold."""
+    """Where a response has each of them; missing ones are left out."""
     found = {name: find_field(answer, name) for name in wanted}
     return {name: path for name, path in found.items() if path is not None}
 
@@ -174,12 +174,12 @@ def is_name(key: object) -> bool:
 
 
 def alias_of(key: str) -> str | None:
-    """What a field of this name may hold."""
+    """What a field of this name may contain."""
     return next((wanted for wanted, others in OTHER_NAMES.items() if plain(key) in others and is_name(key)), None)
 
 
 def plain(name: str) -> str:
-    """A name of a field, written small and without _ and -."""
+    """A field name in lower case, without _ and -."""
     return re.sub("[_-]", "", name).lower()
 
 
@@ -204,7 +204,7 @@ def list_in(value: Any) -> Path | None:
 
 
 def id_name(item: Any, wanted: str) -> str | None:
-    """The key of an item's id: the wanted one, else the first that reads like one."""
+    """The key of an item's id: the wanted one, or else the first that looks like one."""
     if not isinstance(item, dict):
         return None
     likely = [key for key in item if is_name(key) and re.search(r"(^|_)(id|uuid)$|Id$|Uuid$", key)]
@@ -212,7 +212,7 @@ def id_name(item: Any, wanted: str) -> str | None:
 
 
 def ids_in(rows: Iterable[Any], wanted: str) -> list[str]:
-    """The ids of the things in a list, as they go into a call."""
+    """The ids of the items in a list, as text for calls."""
     ids = [text_of(item.get(id_name(item, wanted))) for item in rows if isinstance(item, dict)]
     return [each for each in ids if each]
 
@@ -222,7 +222,7 @@ def find_tube(value: Any) -> str | None:
 
 
 def texts_in(value: Any) -> Iterator[tuple[str, str]]:
-    """All texts in JSON, each with its key, "" in a list; without recursion, as it may be deep."""
+    """All texts in JSON, each with its key ("" in a list); not recursive, because it may be deep."""
     waiting = [("", value)]
     while waiting:
         key, node = waiting.pop()
@@ -235,7 +235,7 @@ def texts_in(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def jwt_lifetime(token: str, now: float) -> float | None:
-    """How many seconds a token lives by its own account (RFC 7519), NaN if it does not say; None if it is no JWT."""
+    """The lifetime that a token states, in seconds (RFC 7519): NaN if there is none, None if it is not a JWT."""
     parts = token.split(".")
     try:
         header, claims = (json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in parts[:2])
@@ -247,12 +247,12 @@ def jwt_lifetime(token: str, now: float) -> float | None:
 
 
 def number(value: Any) -> float:
-    """A number of a sane size, NaN for anything else."""
+    """A number of a plausible size, NaN for anything else."""
     return float(value) if isinstance(value, (int, float)) and abs(value) < 1e11 else math.nan
 
 
 def duration(seconds: float) -> str:
-    """A duration as a person says it."""
+    """A duration in readable form."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if abs(seconds) >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -260,10 +260,10 @@ def duration(seconds: float) -> str:
 
 
 def clock_skew(date: str, now: float) -> float | None:
-    """Seconds that a `Date` header is ahead of our clock; None without a sound one."""
+    """Seconds by which a `Date` header is ahead of our clock; None if it is not valid."""
     try:
         return email.utils.parsedate_to_datetime(date).timestamp() - now
-    except Exception:  # TypeError, ValueError or OverflowError, by version of Python
+    except Exception:  # TypeError, ValueError or OverflowError, depending on the version of Python
         return None
 
 

@@ -1,4 +1,4 @@
-"""How the table of the check looks."""
+"""The format of the table of the check."""
 
 import textwrap
 from collections import Counter
@@ -20,7 +20,7 @@ def row(finding: Finding) -> str:
 
 
 def changes(findings: Sequence[Finding], script: Script) -> list[str]:
-    """What to do about the differences, each thing once, by line of the script; what is not in the script last."""
+    """What to do about the differences, each once, by line of the script; steps outside the script come last."""
     todo: dict[tuple[int, str | Edit], list[Finding]] = {}
     for finding in findings:
         for change, line in finding.steps:
@@ -43,7 +43,7 @@ def closing(findings: Sequence[Finding]) -> str:
 
 
 def passed_over(passed: Mapping[str, int], others: int) -> list[str]:
-    """What a recording has beside the calls of the platform."""
+    """What a recording contains besides the calls of the platform."""
     counted = {**passed, "calls to something else": others}
     words = [f"{kind}: {number}" for kind, number in sorted(counted.items(), key=lambda pair: -pair[1]) if number]
     return [textwrap.fill(f"Ignored: {'; '.join(words)}", WIDTH)] if words else []
@@ -56,14 +56,14 @@ def exports(variables: Mapping[str, str], windows: bool) -> list[str]:
 
 
 def left_to_you(steps: Sequence[tuple[str | Edit, int]], script: Script) -> list[str]:
-    """What no machine has changed."""
+    """The changes that were not made automatically."""
     open_ones = [(str(change), line) for change, line in steps if not str(change).startswith("nothing to change")]
     places = [f"{script.shown(line)}  {change}" if line else change for change, line in open_ones]
     return ["Left to you:", *(f"  {place}" for place in places)] if places else []
 
 
 def folded(start: str, text: str) -> str:
-    """Some text after a start, on as many lines as it takes; code in it stays whole."""
+    """A text after a start, wrapped if necessary; a text with code is not wrapped."""
     if "`" in text:
         return start + text
     return textwrap.fill(
