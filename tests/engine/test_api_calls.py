@@ -1,4 +1,4 @@
-"""The API functions: each returns what the platform holds, and get_all_inclusions all of its pages."""
+"""The API functions: each returns what the platform has, and get_all_inclusions returns all pages of it."""
 
 import json
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def rows_of(numbers: range) -> list[dict[str, Any]]:
 
 
 class Server:
-    """A paged endpoint with so many rows and so many habits; it ends a test that goes on for ever."""
+    """A paged endpoint with some number of rows and some habits; it stops a test that would go on forever."""
 
     def __init__(self, draw: Any) -> None:
         self.rows = rows_of(range(draw(st.integers(0, 30), label="rows")))
@@ -99,7 +99,7 @@ class Server:
 
     @property
     def tells_too_little(self) -> bool:
-        """Whether nothing that it says gives away that there is more."""
+        """Whether nothing in its responses shows that there are more rows."""
         return self.total in ("of the page", "one less")
 
 
@@ -150,7 +150,7 @@ def test_a_row_that_goes_away_between_two_pages_is_an_error_as_another_one_is_mi
 
     def fetch(limit: int, page: int) -> dict[str, Any]:
         if page == 2:
-            del rows[3]  # each row after it moves, one of them onto the first page
+            del rows[3]  # each row after it moves up, one of them onto the first page
         return {"data": rows[limit * (page - 1) : limit * page], "total": len(rows)}
 
     with pytest.raises(ValueError, match=r"page 2 does not fit: .* total 20, then 19"):

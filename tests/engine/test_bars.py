@@ -1,4 +1,4 @@
-"""Bars: what stands on a real pseudo-terminal, read from its screen; and what is said without one."""
+"""Bars: what the screen of a real pseudo-terminal shows, and what is logged without a terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ on_posix = needs_posix(reason="pseudo-terminals are POSIX")
 CTRL_C = "\x03"
 CONTROL_CODE = re.compile(r"[\x00-\x09\x0b-\x1f]")
 
-# Tasks with a bar each, which wait halfway until the test has looked at the screen.
+# Tasks with one bar each, which wait halfway until the test has looked at the screen.
 TASKS_WITH_BARS = """
 def task(number):
     with tqdm(total=10, desc=f"task {number}", position=get_thread_position(), bar_format=custom_bar_format) as bar:
@@ -42,7 +42,7 @@ for _ in run_parallel(task, range(1, 7), desc="all"):
 
 
 class Screen:
-    """A script on a pseudo-terminal, and what a person sees there."""
+    """A script on a pseudo-terminal, and what a user sees there."""
 
     def __init__(self, path: Path, platform: Simulator, columns: int = 120, redirect: str = "") -> None:
         self.path = path
@@ -59,13 +59,13 @@ class Screen:
         self._child.close(force=True)
 
     def lines(self) -> list[str]:
-        """What stands on the screen now, down to its last line with something on it."""
+        """What the screen shows now, down to its last line that is not empty."""
         with suppress(pexpect.TIMEOUT, pexpect.EOF):
             self._stream.feed(self._child.read_nonblocking(100_000, timeout=0.05))
         return "\n".join(line.rstrip() for line in self._screen.display).rstrip().split("\n")
 
     def shows(self, *patterns: str) -> None:
-        """Wait until the screen holds lines like these, and no others."""
+        """Wait until the screen shows lines like these, and no others."""
 
         def fits() -> bool:
             lines = self.lines()

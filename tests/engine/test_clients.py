@@ -1,4 +1,4 @@
-"""Encrypted connections, by a certificate from an authority of the test's own; answers that come byte by byte."""
+"""Encrypted connections, with a certificate from the test's own authority; responses that arrive byte by byte."""
 
 import re
 import ssl
@@ -18,7 +18,7 @@ THREADS, ROUNDS = 60, 20
 
 @pytest.fixture
 def encrypted(certified: Start, monkeypatch: pytest.MonkeyPatch) -> Simulator:
-    """A platform on https://, not trusted yet."""
+    """A platform on https:// that is not trusted yet."""
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
     return certified()
@@ -101,7 +101,7 @@ def test_60_threads_connect_at_once_20_times_without_a_handshake_error(
 
 
 def counted_tls_set_up(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count what is dear or dangerous when it is done for each thread."""
+    """Count what is expensive or dangerous if it is done for every thread."""
     counts = Counter[str]()
 
     def counting(name: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Constants, variables, addresses: what is wrong is named with its value and the fix, and nothing is sent there."""
+"""Constants, variables, addresses: errors name the value and the fix, and nothing is sent."""
 
 import functools
 import re
@@ -24,7 +24,7 @@ Refusal = Callable[..., str]
 
 @pytest.fixture
 def configured(load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Import the template with variables that are all right, but for those given: `configured(EB_THREADS="0")`."""
+    """Import the template with correct variables, except those given: `configured(EB_THREADS="0")`."""
 
     def import_template(constants: dict[str, object] | None = None, **variables: str) -> Any:
         urls = {f"EB_{service}_URL": ADDRESS for service in ("IAM", "RC", "GDD")}
@@ -104,7 +104,7 @@ def test_unreadable_certificates_are_named_by_variable(refusal: Refusal, tmp_pat
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The hosts that were looked up, in a network whose name server knows none."""
+    """The hosts that were looked up, in a network whose name server knows no host."""
     asked: list[str] = []
 
     def look_up(host: str, *_: object, **__: object) -> None:
@@ -149,14 +149,14 @@ def test_what_microservices_lacks_is_said_by_name(refusal: Refusal, lacking: tup
 
 @pytest.fixture
 def listener() -> Iterator[Answering]:
-    """A port of this machine, and what arrives there; a connection without a byte counts as well."""
+    """A port of this machine, and what arrives there; a connection without data counts, too."""
     with Answering(b"") as server:
         yield server
 
 
 @pytest.fixture
 def overheard(listener: Answering, load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Let every way out end at the listener, and import the template: `overheard(EB_RC_URL="http://...")`."""
+    """Make all connections end at the listener, and import the template: `overheard(EB_RC_URL="http://...")`."""
     port = listener.port
     monkeypatch.setenv("EB_PASSWORD", "for nobody")
     for service in ("IAM", "RC", "GDD"):

@@ -1,4 +1,4 @@
-"""Children made by fork: each gets its own answers, logs in for itself, and can be ended."""
+"""Forked child processes: each gets its own responses, logs in for itself, and can be ended."""
 
 import os
 import re
@@ -34,7 +34,7 @@ def careless(number):
 
 """
 GUARD = "\nif __name__ =="
-WAYS = {  # how many answers there are, and how children get them
+WAYS = {  # how many responses there are, and how the children are started
     "ProcessPoolExecutor": (
         200,
         """
@@ -180,7 +180,7 @@ print("ended")
     assert "Traceback" not in finished.stderr
 
 
-# Before the engine's own hook: as if the parent had ended its children the moment that they were born.
+# Before the engine's own hook: as if the parent had ended its children as soon as they were started.
 BORN_TO_DIE = """
 import os, signal
 os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))

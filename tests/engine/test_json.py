@@ -1,4 +1,4 @@
-"""get_nested_value, held against a JSONPath implementation (RFC 9535) that knows nothing of it."""
+"""get_nested_value, compared with an independent JSONPath implementation (RFC 9535)."""
 
 import copy
 import functools
@@ -16,7 +16,7 @@ get_nested_value = imported(TEMPLATE).get_nested_value
 
 GAP = "the default"
 STEPS = ("*", "name", "é'\"\\\n\U0001f600", 0, 1, -1, -3)
-# Every path of up to three steps for each document: paths drawn by chance seldom lead anywhere.
+# Every path of up to three steps for each document, because random paths seldom lead anywhere.
 PATHS = [list(path) for length in range(4) for path in itertools.product(STEPS, repeat=length)]
 STARRED = [path for path in PATHS if "*" in path]
 PLAIN = [path for path in PATHS if "*" not in path]
@@ -41,7 +41,7 @@ def compiled(path: tuple[str | int, ...]) -> jsonpath_rfc9535.JSONPathQuery:
 
 
 def filled(data: Any, path: list[Any]) -> list[Any]:
-    """What is selected below an element, and one default wherever the rest of the path leads nowhere."""
+    """What is selected below an element, with one default wherever the rest of the path does not exist."""
     if not path:
         return [data]
     found = nodes(data, path[:1])
@@ -51,7 +51,7 @@ def filled(data: Any, path: list[Any]) -> list[Any]:
 
 
 def same(one: object, other: object) -> bool:
-    """Equal, and of equal types: 1, 1.0 and True are different JSON."""
+    """Whether values and types are equal: 1, 1.0 and True are different JSON."""
     return json.dumps(one) == json.dumps(other)
 
 
@@ -121,7 +121,7 @@ def test_data_of_no_shape_at_all_never_raise(data: Any) -> None:
 
 
 class Position:
-    """What numpy's integers are: no int, but an index."""
+    """Like numpy's integers: not an int, but an index."""
 
     def __index__(self) -> int:
         return -1

@@ -26,7 +26,7 @@ def mode(path: Path) -> int:
 # ------------------------------------------------------------------------------------------------------------- its name
 
 
-# Where the copy lies, what Python is started with, and the name.
+# Where the copy is, what Python is started with, and the name of the log.
 STARTS = {
     "a script": ("my_script.py", ["my_script.py"], "my_script"),
     "a package": ("my_package/__main__.py", ["-m", "my_package"], "my_package"),
@@ -150,7 +150,7 @@ def test_no_message_can_forge_a_line_of_the_log_or_of_the_terminal(run: Run, pla
 
         list(run_parallel(fail, [name]))
         """,
-        # The author's own handler formats each record before the log does.
+        # The script's own handler formats each record before the log does.
         edits={GUARD: f"\nlogging.basicConfig(stream=io.StringIO()){GUARD}"},
     )
     assert done.returncode == 1
@@ -199,7 +199,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (Path("my_script.log").stat().st_size,
 for number in range(100):
     logging.warning("lost line %d", number)
 """
-BUFFERED = {"PYTHONUNBUFFERED": ""}  # as Python writes to a file by itself
+BUFFERED = {"PYTHONUNBUFFERED": ""}  # as Python writes to a file by default
 no_limits = pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
 
 

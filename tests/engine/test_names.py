@@ -1,4 +1,4 @@
-"""An author's names and the engine's live in one module: neither changes what the other does, or the run is refused."""
+"""Author and engine share the names of one module: neither affects the other, or the run ends with an error."""
 
 import dis
 import re
@@ -12,7 +12,7 @@ import pytest
 from helpers import TEMPLATE, Ran, Run, Script, Start, log_of, needs_posix, run_script
 from server import Simulator
 
-# What a script may use of the engine.
+# The names of the engine that a script may use.
 FOR_SCRIPTS = """
     tokens get_httpx_client get_thread_position api_call_with_retry call_endpoint url_of identifier path_segment
     require_id rows_on every_page main_thread_pool subtasks_thread_pool run_parallel tqdm get_nested_value login run
@@ -20,10 +20,10 @@ FOR_SCRIPTS = """
 """
 PUBLIC = FOR_SCRIPTS.split()
 
-# What the imports at the head of the file bring. They are the author's own.
+# The names from the imports at the top of the file. They belong to the author.
 HEAD = {"os", "sys", "logging", "httpx", "as_completed", "Any"}
 
-# What the engine of 2.2.0 called its own, and what scripts of the same names broke.
+# Names of the engine of 2.2.0, which broke scripts that used them.
 OF_FORMER_ENGINES = """
     CHECK DeadlineStream END_OF_ENGINE Figures GRACE_SECONDS Item LOGIN LOG_BYTES LOG_EVERY LONGEST_LINE LogFile LogLine
     MISSING NOT_SENT_ERRORS P PAIR_SECONDS PlainBar REFRESH RETRIED_ERRORS RETRIED_STATUSES STOP_SIGNALS Sessions Stop T
@@ -43,7 +43,7 @@ AUTHORS = " ".join(sorted({*OF_FORMER_ENGINES.split(), *LIBRARY, *typing.__all__
 
 
 def engine() -> str:
-    """The engine's lines, between its two marks."""
+    """The lines of the engine, between its two marks."""
     text = TEMPLATE.read_text(encoding="utf-8")
     found = re.findall(r"(?ms)^# =+ ENGINE BEGINS\b[^\n]*\n(.*?)^# =+ ENGINE ENDS\b", text)
     assert len(found) == 1, f"the marks of the engine stand {len(found)} times in the template"
@@ -51,7 +51,7 @@ def engine() -> str:
 
 
 def bound_by(code: CodeType, *ways: str) -> Iterator[str]:
-    """Each name that code binds in its module: by an import, a statement, a loop, or a function's `global`."""
+    """Every name that code binds in its module: by an import, a statement, a loop, or `global` in a function."""
     yield from (step.argval for step in dis.get_instructions(code) if step.opname in ways)
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
@@ -59,7 +59,7 @@ def bound_by(code: CodeType, *ways: str) -> Iterator[str]:
 
 
 def listed_in(code: str) -> list[str]:
-    """The names in the comment at the head of the engine: each begins a line, and words on it follow."""
+    """The names in the comment at the top of the engine: each begins a line, and its description follows."""
     [comment] = re.findall(r"\A\n*((?:#[^\n]*\n)+)", code)
     return re.findall(r"(?m)^# +([A-Za-z]\w*)(?:\([^)]*\))?  +\S", comment)
 
@@ -83,7 +83,7 @@ FIRST_CONSTANT = "\nDEFAULT_USER_NAME = "
 FIRST_FUNCTION = '\n@api_call_with_retry("RC")\ndef get_all_organizations'
 PLACES = {"EDIT 1": FIRST_CONSTANT, "EDIT 2": FIRST_FUNCTION}
 
-# The author's names are set to what cannot be used without a word.
+# The author's names are set to values that fail loudly if they are used.
 FORBIDDEN = """
 class ForbiddenValue:
     def refuse(self, *arguments, **options):
@@ -94,7 +94,7 @@ class ForbiddenValue:
 
 globals().update(dict.fromkeys({names!r}.split(), ForbiddenValue()))
 """
-# Work in a module apart, which sees none of the names that the script sets.
+# Work in a separate module, which sees none of the names that the script sets.
 WORK = """
 import collections, os, signal, threading
 
@@ -129,25 +129,25 @@ QUICK = {"WAIT_BEFORE_RETRY": 0.001, "LOG_LEVEL": 10}
 
 
 def inserted(place: str, code: str) -> dict[str, str]:
-    """Lines of the author's at the head of EDIT 1 or EDIT 2, as `edits` of a script."""
+    """Lines of an author at the top of EDIT 1 or EDIT 2, as `edits` of a script."""
     return {PLACES[place]: f"\n{code}\n{PLACES[place]}"}
 
 
 def everywhere(code: str) -> dict[str, str]:
-    """Such lines at the head of both."""
+    """Such lines at the top of both."""
     return {place: new for name in PLACES for place, new in inserted(name, code).items()}
 
 
 def essence(text: str) -> list[str]:
-    """The lines of a log or a terminal, without what may differ: times, lines, durations, addresses, tqdm's own bar."""
+    """The lines of a log or a terminal, without what may differ: times, line numbers, durations, addresses, bars."""
     text = re.sub(r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", "", text)
-    text = re.sub(r"(?m)((?: +[\d,]+){4})(?: +[\d,]+){3}$", r"\1", text)  # the durations of the table
+    text = re.sub(r"(?m)((?: +[\d,]+){4})(?: +[\d,]+){3}$", r"\1", text)  # the durations in the table
     text = re.sub(r"\d+\.\d+ s|\d:\d\d:\d\d|process \d+|127\.0\.0\.1:\d+|\blines? \d+", "-", text)
     return sorted(" ".join(line.split()) for line in text.splitlines() if line and not line.startswith("By hand"))
 
 
 def outcome(simulator: Start, path: Path) -> tuple[int, str, list[str], list[str]]:
-    """Exit code, results, terminal and log of a run on a platform that has the same faults each time."""
+    """Exit code, results, terminal and log of a run on a platform with the same faults every time."""
     log = path.with_suffix(".log")
     log.unlink(missing_ok=True)
     done = run_script(path, simulator(*FAULTS), EB_THREADS="1")
@@ -176,7 +176,7 @@ def test_a_name_that_an_author_sets_before_the_engine_keeps_its_value(run: Run) 
 
 # ------------------------------------------------------------------------------------------ names that are the engine's
 
-# What an author's name could do unseen: it is called, and nothing comes of it.
+# What an author's name could do unnoticed: it is called, and does nothing.
 SILENT = "def {name}(*arguments, **options):\n    return None\n"
 SMALL_WORK = """
 def work(eb):
@@ -275,7 +275,7 @@ ORDINARY = """
     float bool bytes round abs hash format vars dir object enumerate reversed repr slice bin chr ord pow
     ValueError TimeoutError ConnectionError Exception help license exit
 """
-USED_BY_FUNCTIONS = {"dict", "list", "str"}  # used while functions of EDIT 2 are made: without them the import fails
+USED_BY_FUNCTIONS = {"dict", "list", "str"}  # used while functions of EDIT 2 are defined: without them the import fails
 VALUES = {"a number": "10", "a function": "lambda *arguments, **options: None"}
 
 

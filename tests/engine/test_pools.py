@@ -1,4 +1,4 @@
-"""Pools: they cannot deadlock, they can be used again and again, and they keep the forms that scripts use."""
+"""Pools: they cannot deadlock, they can be used repeatedly, and they support the forms that scripts use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def template(load: Load) -> Any:
 
 
 def in_time(template: Any, work: Callable[[], Any]) -> Any:
-    """The result of `work`, done in a thread of its own; after a hang, let the threads go and fail."""
+    """The result of `work` in its own thread; if it hangs, release the threads and fail."""
     done: Future[Any] = Future()
 
     def worker() -> None:
@@ -55,12 +55,12 @@ def works(template: Any) -> bool:
 
 
 class Broken(Exception):
-    """What a task raises that is to raise."""
+    """What a task raises if it should raise."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a task does with tasks of its own: `how` is submit, with, map, parallel or shutdown."""
+    """What a task does with its own tasks: `how` is submit, with, map, parallel or shutdown."""
 
     how: str
     pool: str
@@ -70,7 +70,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Task:
-    """A task: its steps, then a result or an exception."""
+    """A task: steps, then a result or an exception."""
 
     steps: tuple[Step, ...]
     breaks: bool
@@ -92,7 +92,7 @@ PROGRAMS = st.lists(steps_of(TASKS), min_size=1, max_size=4).map(lambda steps: T
 
 
 class Program:
-    """Carries a task out on a template's pools, and counts the tasks that were started."""
+    """Runs a task on a template's pools, and counts the tasks that were started."""
 
     def __init__(self, template: Any) -> None:
         self.template = template
@@ -140,7 +140,7 @@ def outcome_of(result: Any) -> Any:
 
 
 def expected(task: Task) -> Any:
-    """What a task comes to when its steps are done one after the other, without any thread."""
+    """The result of a task if its steps are done one after the other, without threads."""
     found: list[Any] = []
     for step in task.steps:
         results = [expected(child) for child in step.tasks]
@@ -159,7 +159,7 @@ def everything(task: Task) -> Iterator[Task]:
 
 
 def nested(pool: str, how: str, depth: int) -> Task:
-    """A task that does something and waits, in a task that does the same, and so on."""
+    """A task that does something and waits, inside a task that does the same, and so on."""
     task = Task((), False)
     for _ in range(depth):
         task = Task((Step(how, pool, True, (task,) * 2),), False)
@@ -167,7 +167,7 @@ def nested(pool: str, how: str, depth: int) -> Task:
 
 
 def opened(task: Task, *pools: str) -> Task:
-    """A task that opens pools one after the other, each twice and with many tasks."""
+    """A task that opens pools one after the other, each twice, with many tasks."""
     return Task(tuple(Step("with", pool, False, (task,) * 50) for pool in (*pools, *pools)), False)
 
 
@@ -181,7 +181,7 @@ def opened(task: Task, *pools: str) -> Task:
     max_examples=150,
     derandomize=True,
     deadline=None,
-    phases=(Phase.explicit, Phase.generate),  # no shrinking: each step of it would wait for the watchdog
+    phases=(Phase.explicit, Phase.generate),  # no shrinking: each of its steps would wait for the watchdog
     suppress_health_check=(HealthCheck.function_scoped_fixture,),
 )
 @given(program=PROGRAMS, sizes=st.tuples(st.integers(1, 4), st.integers(1, 4)))
@@ -198,7 +198,7 @@ def test_no_program_deadlocks_and_its_results_are_right(template: Any, program: 
     assert in_time(template, work) == expected(program)
     assert carried.started == Counter(everything(program))
     for name in POOLS:
-        getattr(template, name).renew_threads()  # so that the next program starts with pools of its own size
+        getattr(template, name).renew_threads()  # so that the next program starts with pools of the size that it sets
 
 
 # ------------------------------------------------------------------------------- the forms that scripts use
@@ -253,7 +253,7 @@ def test_the_callbacks_are_over_when_a_with_or_a_shutdown_has_waited(template: A
     assert called == [1]
 
 
-# In the main thread, leaving a `with`, or waiting by `shutdown` in it, also waits for what others submit.
+# In the main thread, leaving a `with` or calling `shutdown` in it also waits for what others submit.
 OTHERS = {
     "a task of the other pool": "with subtasks_thread_pool as subtasks, main_thread_pool as executor:\n"
     "    executor.submit(submit_four)",
@@ -428,7 +428,7 @@ def test_what_a_failed_task_worked_on_goes_with_its_future(template: Any, name: 
         worked_on.append(weakref.ref(record))
         raise ValueError
 
-    gc.disable()  # it would free it at some time in any case
+    gc.disable()  # which would free it at some time in any case
     try:
         with contextlib.suppress(ValueError):
             getattr(template, name).submit(fail).result()

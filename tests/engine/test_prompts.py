@@ -1,4 +1,4 @@
-"""What a person is asked: the script runs on a pseudo-terminal, or at a console of Windows, and keys are typed."""
+"""The prompts: the script runs on a pseudo-terminal, or on a Windows console, and keys are typed."""
 
 import re
 import sys
@@ -29,8 +29,8 @@ class Talk:
 
     code: int
     shown: str  # everything that was on the terminal
-    ending: str  # what came after the last answer
-    echo: bool  # whether the terminal shows what is typed, afterwards
+    ending: str  # what followed the last answer
+    echo: bool  # whether the terminal shows typed text afterwards
     log: str
 
 
@@ -74,7 +74,7 @@ def variables_without(platform: Simulator, *missing: str) -> dict[str, str]:
 
 @pytest.fixture
 def platform(platform: Simulator) -> Simulator:
-    """A platform that knows the user whom the questions offer."""
+    """A platform that knows the user that the prompt offers."""
     platform.control(user=DEFAULT_USER, password=SECRET)
     return platform
 
@@ -183,7 +183,7 @@ def test_ctrl_c_at_a_question_ends_the_script_on_a_line_of_its_own_and_leaves_th
     [name] = [name for name, text in QUESTIONS.items() if text == question]
     talked = talk(path, variables_without(platform, name), (question, CTRL_C))
     assert talked.code == 130
-    if sys.platform == "win32":  # `input` of wine, unlike that of Windows, does not hear it: the line is the question's
+    if sys.platform == "win32":  # Wine's `input`, unlike that of Windows, ignores it: the line is the prompt's
         assert "my_script: stopped by SIGINT" in talked.shown
     else:
         assert re.fullmatch(r"(\^C)?\nmy_script: [^\n]+\n", talked.ending)

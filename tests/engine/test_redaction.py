@@ -21,7 +21,7 @@ DEBUG_LIBRARIES = """
 for library in ("httpx", "httpcore", "httpx2", "httpcore2"):
     logging.getLogger(library).setLevel(logging.DEBUG)
 """
-# Faults begin after the login, which gives up at a web page.
+# Faults begin after the login, which is not retried after a web page.
 FAULTY = f"""
 faults = dict.fromkeys({KINDS!r}, float(os.environ["RATE"]) / {len(KINDS)})
 control(faults=faults, slow=0.01)
@@ -150,7 +150,7 @@ def test_after_a_login_without_run_a_handler_of_the_scripts_own_gets_no_address_
 
 
 def all_forms(password: str) -> list[str]:
-    """Those above, and JSON without other letters than ASCII's, and two kinds of URL encoding."""
+    """Those above, ASCII-only JSON, and two kinds of URL encoding."""
     urls = [urllib.parse.quote(password, safe=""), urllib.parse.quote_plus(password)]
     return [*written_forms(password), json.dumps(password)[1:-1], *urls]
 
@@ -216,7 +216,7 @@ def test_many_renewals_make_no_more_work_for_a_line_and_unmask_no_token_that_is_
             platform.control(expire="RC")
             module.echo(1)
 
-    renew(250)  # more than are remembered, for each brings two tokens
+    renew(250)  # more than are remembered, because each returns two tokens
     work()  # the first time, patterns are compiled
     before = work()
     renew(100)

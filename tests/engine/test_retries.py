@@ -1,4 +1,4 @@
-"""What is tried again, when, and what is not: the decisions as pure functions, then against the simulated platform."""
+"""What is retried, when, and what is not: the decisions as pure functions, then against the simulated platform."""
 
 import json
 import logging
@@ -173,12 +173,12 @@ def test_a_call_outlasts_each_kind_of_fault(platform: Simulator, logged_in: Load
 
 
 def answered(status: int, body: bytes = b"{}") -> dict[str, Any]:
-    """That every call is answered so."""
+    """Make this the response to every call."""
     return {"answer": {"echo": answer(status, body)}}
 
 
 NO_BODY = "the response has no body, JSON was expected"
-Failure = tuple[dict[str, Any], type[Exception], str, int]  # behaviour, error, its words, attempts
+Failure = tuple[dict[str, Any], type[Exception], str, int]  # behaviour, error, its text, attempts
 FAILURES: list[Failure] = [
     (answered(200, b"\n<!DOCTYPE html><title>Maintenance</title>"), json.JSONDecodeError, "a web page", ATTEMPTS),
     (answered(200, b'{"n": 1'), json.JSONDecodeError, "delimiter", ATTEMPTS),

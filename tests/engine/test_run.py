@@ -1,4 +1,4 @@
-"""The frame around a script: what its user sees on the terminal, and how the run ends."""
+"""The frame around a script: what the user sees on the terminal, and how the run ends."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_template_itself_counts_the_whole_study(copy: Path, simulator: Start
 
 
 class Frame:
-    """As one of pandas: it has no truth, and what a comparison gives has none either."""
+    """Like a pandas object: it has no truth value, and neither do comparisons with it."""
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -1,4 +1,4 @@
-"""run_parallel: any input, flat memory, the first failure, leaving early, and from anywhere."""
+"""run_parallel: any input, constant memory, the first failure, leaving early, and calls from anywhere."""
 
 import concurrent.futures
 import contextlib
@@ -30,7 +30,7 @@ def broken_on(number: int) -> Any:
 
 
 class Endless:
-    """Items without len() and without end, which know how many were taken."""
+    """Endless items without len(), which count how many were taken."""
 
     taken = 0
 

@@ -1,4 +1,4 @@
-"""Sessions that end, in every way, under 60 threads: renewed once, or opened anew once, or given up with one error."""
+"""Sessions that end, in every way, with 60 threads: renewed once, opened again once, or given up with one error."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ SIXTY = {"EB_THREADS": "60"}
 LOGGED_IN_ONCE = {"accepted": 1, "refused": 0}
 LOGGED_IN_AGAIN = {"accepted": 2, "refused": 0}
 
-# A call of RC and one of GDD for each number.
+# One call of RC and one of GDD for each number.
 BOTH_SERVICES = """
 def both(number):
     get_request_by_tube(tubes[number % len(tubes)])
@@ -37,7 +37,7 @@ for number, _ in run_parallel(echo, itertools.count()):
 
 
 def call_60_at_a_time(module: Any, call: Callable[[int], int], disturb: Callable[[], None]) -> None:
-    """Make 600 calls, disturb the platform half-way, and see that none was lost."""
+    """Make 600 calls, disturb the platform halfway, and check that no call was lost."""
     numbers = []
     for number, result in module.run_parallel(call, range(600)):
         assert result == number
@@ -48,7 +48,7 @@ def call_60_at_a_time(module: Any, call: Callable[[int], int], disturb: Callable
 
 
 def run_and_disturb(path: Path, platform: Simulator, **settings: object) -> Any:
-    """Run a script with 60 threads, and change the platform once it has made many calls."""
+    """Run a script with 60 threads, and change the platform after it has made many calls."""
     with ThreadPoolExecutor(1) as outside:
         running = outside.submit(run_script, path, platform, **SIXTY)
         wait_until(lambda: running.done() or platform.seen()["requests"]["echo"] > 200)
@@ -151,7 +151,7 @@ def test_a_service_that_refuses_the_user_is_named_and_asked_once(platform: Simul
     closing = finished.stderr.splitlines()[-1]
     assert re.match(rf"my_script: RC config_token: refused with HTTP {status}\b", closing)
     assert "EB_PASSWORD" not in closing
-    # A new access token of IAM may not be known everywhere yet: a 401 is asked for again for some seconds.
+    # A new access token of IAM may not be known everywhere yet, so a 401 is retried for some seconds.
     assert (platform.seen()["requests"]["config_token"] > 1) == (status == 401)
     assert platform.seen()["logins"] == LOGGED_IN_ONCE
 
@@ -391,7 +391,7 @@ charsets = st.sampled_from(["application/json", "application/json; charset=utf-1
 
 
 def is_session(body: bytes, endpoint: str) -> bool:
-    """Whether it holds what is used of it: an access token, and at the login a user, who may be a number."""
+    """Whether it contains what is used: an access token, and for the login a user id, which may be a number."""
     try:
         session = json.loads(body)
     except (ValueError, RecursionError):
@@ -404,7 +404,7 @@ def is_session(body: bytes, endpoint: str) -> bool:
 
 
 def malformed(test: Any) -> Any:
-    """Give a test bodies of which most are no session, and the values that an operator meets in life."""
+    """Give a test bodies, most of which contain no session, and values that occur in practice."""
     for body in (b"", HTML, HTML * 80_000, b"null", b"[" * 100_000, b'{"access_token": 1' + b"0" * 5000 + b"}"):
         test = example(body=body, content_type="text/html", status=200)(test)
     for body in (b'{"userId": "a"}', b'{"access_token": "a"}', b'{"access_token": "a", "userId": true}'):
@@ -511,7 +511,7 @@ def test_a_session_lost_before_its_new_tokens_worked_is_opened_again(platform: S
     with ThreadPoolExecutor(1) as outside:
         call = outside.submit(module.echo, 2)
         wait_until(lambda: platform.seen()["requests"]["refresh_token"] == 1)
-        platform.control(faults={"reset": 1})  # it strikes the call that follows the refresh
+        platform.control(faults={"reset": 1})  # it affects the call that follows the refresh
         wait_until(lambda: platform.seen()["faults"]["reset"] >= 5)  # the token is no longer new
         platform.control(faults={}, restart=True)
         assert call.result() == 2

@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and SIGHUP, as real signals to real processes; and whatever else could keep a process from ending.
+"""Ctrl-C, SIGTERM and SIGHUP, as real signals to real processes, and everything else that could keep one from ending.
 
-Windows has no kill(): there a thread of the script raises the signal, which the main thread hears no better.
+Windows has no kill(): there, a thread of the script raises the signal, which the main thread notices no earlier.
 """
 
 import concurrent.futures
@@ -23,7 +23,7 @@ from server import Simulator
 
 sent_by_kill = needs_posix(reason="Windows has no kill(); a twin raises the signal from within")
 
-IN_TIME = 40  # seconds; a process that goes on with what it was doing takes 60
+IN_TIME = 40  # seconds; a process that continues what it was doing takes 60
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 if sys.platform != "win32":
     EXIT_CODES[signal.SIGHUP] = 129
@@ -31,7 +31,7 @@ if sys.platform != "win32":
 
 @dataclass
 class Running:
-    """A script that runs, with its output in files beside it."""
+    """A running script, with its output in files next to it."""
 
     path: Path
     process: subprocess.Popen[bytes]
@@ -41,7 +41,7 @@ class Running:
         return file.read_text(encoding="utf-8") if file.exists() else ""
 
     def says(self, words: str, suffix: str = ".out") -> None:
-        """Wait for words in its output, or another file of its."""
+        """Wait for words in its output, or in another of its files."""
         wait_until(lambda: words in self.text(suffix) or self.process.poll() is not None)
         assert words in self.text(suffix), self.text(".err")
 
@@ -82,20 +82,20 @@ def start(script: Script, platform: Simulator) -> Iterator[Starting]:
 
 @pytest.fixture(scope="module")
 def own_simulator() -> Iterator[Simulator]:
-    """A platform of these tests' own: calls that it holds may end, and be counted, long after their test."""
+    """A platform only for these tests: calls that it holds may end, and be counted, long after their test."""
     with Simulator(sys.executable, "--centres", "5", "--patients", "60") as platform:
         yield platform
 
 
 @pytest.fixture
 def held(own_simulator: Simulator) -> Simulator:
-    """A platform that holds each call for a minute, though no login."""
+    """A platform that holds every call for a minute, except logins."""
     own_simulator.control(latency=0, hold=60, answer={"statistics": None}, reset_counts=True)
     return own_simulator
 
 
 def check_stopped(running: Running, number: signal.Signals) -> None:
-    """The process ends by itself, in time, with its exit code, a complete log and not one word too many."""
+    """Check that the process ends by itself, in time, with its exit code, a complete log and no superfluous output."""
     assert running.exit_code() == EXIT_CODES[number]
     closing = running.text(".err")
     assert re.fullmatch(rf"my_script: stopped by {number.name}(; [^\n]*)?\n", closing)
@@ -109,7 +109,7 @@ def check_stopped(running: Running, number: signal.Signals) -> None:
 
 
 def check_ctrl_c(running: Running, words: str) -> None:
-    """Once it has said the words, Ctrl-C stops it."""
+    """Check that Ctrl-C stops it, once it has written the words."""
     running.says(words)
     running.process.send_signal(signal.SIGINT)
     check_stopped(running, signal.SIGINT)
@@ -117,11 +117,11 @@ def check_ctrl_c(running: Running, words: str) -> None:
 
 @dataclass
 class State:
-    """What a script can be busy with when it is told to stop, and how to tell that it is."""
+    """What a script can be doing when it is told to stop, and how to tell that it is doing it."""
 
     todo: str
     busy: Callable[[Running, Simulator], Any]
-    constants: dict[str, float] = field(default_factory=dict)  # the grace is not to be used up, but where it is set
+    constants: dict[str, float] = field(default_factory=dict)  # the grace should not be used up, except if set
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -130,7 +130,7 @@ def has_seen(endpoint: str, calls: int) -> Callable[[Running, Simulator], None]:
 
 
 def waits_for_an_answer(endpoint: str) -> Callable[[Running, Simulator], None]:
-    """Seen, and asleep: a signal just before a system call that blocks is noticed by CPython only after it."""
+    """Whether the call has begun and sleeps: CPython notices a signal just before a blocking call only after it."""
 
     def busy(running: Running, platform: Simulator) -> None:
         has_seen(endpoint, 1)(running, platform)
@@ -357,7 +357,7 @@ def test_a_second_ctrl_c_ends_the_process_whatever_is_left_of_the_grace(start: S
         running.says("no input", ".log")
     running.process.send_signal(signal.SIGINT)
 
-    def has_ended() -> bool:  # the same signal within moments may be taken for one
+    def has_ended() -> bool:  # the same signal twice within moments may count as one
         running.process.send_signal(signal.SIGINT)
         return running.process.poll() is not None
 
@@ -365,7 +365,7 @@ def test_a_second_ctrl_c_ends_the_process_whatever_is_left_of_the_grace(start: S
     assert running.exit_code() in (130, 1 if name == "closing after a failure" else None)
 
 
-# Lets a thread of the script raise signals, each once the main thread stands still within a function.
+# A thread of the script raises signals, each when the main thread is waiting in a certain function.
 RAISING = """
 def place_in(function):
     frame = sys._current_frames()[threading.main_thread().ident]
@@ -544,14 +544,14 @@ def test_a_run_that_is_done_waits_for_what_was_submitted_and_for_threads_of_the_
 
 
 def signals_of_the_process() -> list[Any]:
-    """The handlers, and the file that is written to when a signal comes; to be called in the main thread."""
+    """The signal handlers and the wakeup file; to be called in the main thread."""
     signal.set_wakeup_fd(wakeup := signal.set_wakeup_fd(-1))
     return [wakeup, *map(signal.getsignal, EXIT_CODES)]
 
 
 @pytest.fixture
 def wakeup() -> Iterator[None]:
-    """Somebody else, a notebook say, wants to know of signals."""
+    """Something else, for example a notebook, handles signals."""
     receiver, sender = socket.socketpair()
     with receiver, sender:
         sender.setblocking(False)

@@ -1,4 +1,4 @@
-"""The table at the end of the log: held against what the simulated platform counted."""
+"""The table at the end of the log, compared with what the simulated platform counted."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ ENDPOINTS = {
 }
 LOGINS = {"IAM_login", "RC_config_token", "GDD_config_token"}
 
-# 60 threads call four API functions; what they raise is counted by the script itself.
+# 60 threads call four API functions; the script itself counts what they raise.
 MIXED_CALLS = """
 centres = [organization["id"] for organization in get_all_organizations()]
 
@@ -82,7 +82,7 @@ def test_renewals_are_exact_under_60_threads_and_tokens_that_run_out(platform: S
     clock.start()
     rows, seen, failed = run_mixed_calls(run, platform)
     clock.join()
-    # A token that runs out before anybody has got through with it is renewed by a new login.
+    # A token that expires before it was ever accepted is renewed by a new login.
     assert total(rows, "renewals") == seen["refreshes"]["accepted"] + seen["logins"]["accepted"] - 1 > 0
     assert total(rows, "retries") == seen["answers"]["401"] > 0
     assert (failed, total(rows, "failures")) == (0, 0)
