@@ -1,4 +1,4 @@
-"""What a newcomer reads, README and specification, taken apart for the tests."""
+"""README and specification, split into parts for the tests."""
 
 import re
 from itertools import takewhile
@@ -15,18 +15,18 @@ CHANGELOG_FILE = TOP / "tests" / "CHANGELOG.md"
 
 
 def blocks(language: str, text: str = README) -> list[str]:
-    """The code blocks of a language, those in lists too, without their indentation."""
+    """The code blocks of a language, including those in lists, without their indentation."""
     return [dedent(block) for block in re.findall(rf"(?ms)^ *```{language}\n(.*?)^ *```$", text)]
 
 
 def block(language: str, start: str) -> str:
-    """The one block of the README that begins so."""
+    """The only block of the README that begins so."""
     (found,) = (each for each in blocks(language) if each.startswith(start))
     return found
 
 
 def table(header: str, text: str = README) -> list[list[str]]:
-    """The cells of the one table that has this header: `table("exit code | meaning")`."""
+    """The cells of the only table with this header: `table("exit code | meaning")`."""
     (found,) = re.findall(rf"(?m)^\| {re.escape(header)} \|\n\|[-|]+\|\n((?:\|.*\n)+)", text)
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in found.splitlines()]
 
@@ -37,7 +37,7 @@ def code(text: str) -> list[str]:
 
 
 def section(heading: str, text: str) -> str:
-    """What stands under a heading, up to the next of its level."""
+    """The text under a heading, up to the next heading of its level."""
     level = heading.split()[0] + " "
     lines = text.split(heading + "\n", 1)[1].split("\n")
     return "\n".join(takewhile(lambda line: not line.startswith(level), lines))

@@ -11,7 +11,7 @@ ITEMS, THREADS = 4_000, 60
 OUTAGE = 6  # seconds
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2
 
-# Each item is a call: seven of eight the cheapest that there is, the others the study's own, on both services.
+# Each item is a call: seven of eight are the cheapest one, the others are those of the study, on both services.
 TODO = """
 def fetch(number):
     if number % 8:
@@ -58,6 +58,6 @@ def test_4000_calls_by_60_threads_give_the_result_of_a_run_without_faults(simula
 
 
 def most_attempts(seconds: float) -> int:
-    """How often a thread may call within a time when each wait is as short as the jitter allows."""
+    """How often a thread can call within a time if every wait is as short as the jitter allows."""
     waits = (min(LONGEST_WAIT, FIRST_WAIT * 2.0**failures) / 2 for failures in range(1000))
     return 1 + sum(end < seconds for end in accumulate(waits))

@@ -1,4 +1,4 @@
-"""The check of a platform: good lines where all is as assumed, else the difference and the line to change."""
+"""The check of a platform: good lines if everything is as assumed, or else the difference and the line to change."""
 
 import json
 import re
@@ -33,7 +33,7 @@ CHECK = TEMPLATE.parent / "tests" / "check_platform.py"
 HINT = "python3 tests/check_platform.py"
 MOST_CALLS = 60
 
-# The number of inclusions of each centre; the access token runs out after each one.
+# The number of inclusions of each centre; the access token expires after each centre.
 STUDY = """
 import json
 counts = {}
@@ -43,7 +43,7 @@ for organization in get_all_organizations():
 print(json.dumps(counts))
 """
 
-# What the check says of a dialect, and what is in the line that it names.
+# What the check says about a dialect, and what is on the line that it names.
 LINE_TO_CHANGE = {
     "token-names": ("access_token is accessToken", ".json()"),
     "token-nested": ("access_token is data.access_token", ".json()"),
@@ -67,7 +67,7 @@ NOTHING_TO_CHANGE = {
     "clock-ahead": "platform 5 min ahead",
 }
 
-# A service of the script's own, which is RC by another name, and functions in both forms that are in use.
+# A service that the script added, which is RC under another name, and functions in both forms that scripts use.
 OWN_SERVICE = """MICROSERVICES: dict[str, dict[str, Any]] = {
     "LAB": {
         "app_id": "endobest-lab",
@@ -112,7 +112,7 @@ def checked(
     bare: bool = False,
     **variables: str,
 ) -> str:
-    """Run the check in a folder, at will by a Python without packages, to an exit code; all that it said."""
+    """Run the check in a folder, optionally with a Python without packages, check its exit code; returns its output."""
     interpreter = [str(base_python()), "-S"] if bare else [sys.executable]
     command = [*interpreter, str(CHECK), *options, *([str(path)] if path else [])]
     done = finished_in(folder, command, environment_for(platform, **variables))
@@ -122,7 +122,7 @@ def checked(
 
 
 def plain(output: str) -> str:
-    """What was said, without the line breaks of the table."""
+    """The output, without the line breaks of the table."""
     return re.sub(r"\s+", " ", output)
 
 
@@ -132,7 +132,7 @@ def lines_named(output: str, source: str) -> list[str]:
 
 
 def assert_study_runs(path: Path, platform: Simulator, **variables: str) -> None:
-    """A script gets each inclusion of each centre."""
+    """Check that a script gets every inclusion of every centre."""
     done = run_script(path, platform, EB_THREADS="3", **variables)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == counts_of(platform)

@@ -17,7 +17,7 @@ from platform_check.script import Place, Script
 from platform_check.shape import Seen
 from script_file import Refused
 
-# The engine in another layout: a class for sessions, a constant for the size of a page, another comparison.
+# The engine in another layout: a class for sessions, a constant for the page size, a different comparison.
 OTHER_VERSION = """
 PAGE_SIZE = 500
 MICROSERVICES = {"RC": {"endpoints": {"organizations": "/organizations"}}}
@@ -63,7 +63,7 @@ def other() -> Script:
 
 
 def prober_of(*answers: httpx.Response) -> tuple[Prober, list[float]]:
-    """A prober that meets these answers, the last one for ever, and the waits that it makes."""
+    """A prober that gets these responses, the last one repeatedly, and the list of its waits."""
     left, waits = list(answers), list[float]()
     transport = httpx.MockTransport(lambda request: left.pop(0) if len(left) > 1 else left[0])
     return Prober(httpx.Client(transport=transport), waits.append), waits
@@ -118,7 +118,7 @@ def test_a_cookie_of_one_answer_is_not_sent_with_the_next_call() -> None:
     assert ["cookie" in request.headers for request in sent] == [False, False]
 
 
-# How each place is looked for, and what stands there in the template: where --apply writes.
+# How to find each place where --apply writes, and its text in the template.
 PLACES: dict[str, tuple[Callable[[Script], Place], str]] = {
     "a token answer": (Script.token_answers, ".json()"),
     "a dead token": (Script.dead_token, "!= 401"),
@@ -159,7 +159,7 @@ def test_places_are_found_in_another_layout_of_the_engine(kind: str, other: Scri
 
 
 def assert_found(place: Place, text: str, script: Script) -> None:
-    """A place has this text in it, and stands on its line: what a finder says that finds nothing is not there."""
+    """Check that a place has this text, and that it is on its line: a place that was not found would not be."""
     assert text in place.text
     assert place.text in script.lines[place.line - 1]
 
@@ -213,7 +213,7 @@ def test_total_matters_if_get_all_inclusions_or_a_function_that_it_calls_reads_i
     [
         ({"access_token": "a", "token": "b"}, ("access_token",)),
         ({"AccessToken": "a"}, ("AccessToken",)),
-        ({"access-token": "a"}, None),  # cannot be shown, so it cannot be told
+        ({"access-token": "a"}, None),  # may not be shown, so it cannot be reported
         ({"result": {"tokens": {"access_token": "a"}}}, ("result", "tokens", "access_token")),
         ({"access_token": ""}, None),
         ({"access_token": None, "jwt": "a"}, ("jwt",)),
@@ -252,7 +252,7 @@ def page(*patients: int, total: int = 3) -> Seen:
     ("zero", "one", "two", "first"),
     [
         (answered({}, 400), page(1), page(2), 1),
-        (page(1), page(1), page(2), 1),  # page 0 is taken for the first
+        (page(1), page(1), page(2), 1),  # page 0 is mistaken for the first one
         (page(1), page(2), page(3), 0),
         (page(1), page(1), page(1), None),  # the number is ignored
         (answered({}, 400), page(), page(), None),
@@ -303,7 +303,7 @@ def test_connections_that_are_not_kept_are_told() -> None:
 
 
 def limited_to(calls: int, window: int, seconds: float) -> list[Seen]:
-    """Answers of a platform that allows so many calls in so many seconds, and takes so long for each."""
+    """Responses of a platform with this limit of calls in a number of seconds, and this duration of each."""
     told = {"ratelimit-limit": str(calls), "ratelimit-reset": str(window)}
     return [Seen(200, [], told, seconds=seconds)] * 3
 

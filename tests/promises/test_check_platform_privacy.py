@@ -22,8 +22,8 @@ from platform_check.probing import WRONG
 from platform_check.script import Script, read
 from script_file import imported
 
-WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)  # it would take minutes: an example is 40 answers
-MARK = "~"  # in each value that the platform sends, and in nothing that the check says by itself
+WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)  # it would take minutes: an example is 40 responses
+MARK = "~"  # in every value that the platform sends, and in no text of the check itself
 USER, PASSWORD = f"jeanne{MARK}", f"mot de passe{MARK}"
 
 numbers = st.integers(0, 2**40)
@@ -54,7 +54,7 @@ pages = st.fixed_dictionaries({"data": st.lists(st.fixed_dictionaries({"patientI
 
 
 def at_times_wrapped(body: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """A body, or the same in an object, under a key that may be shown or one that may not."""
+    """A body, by itself or in an object, under a key that may be shown or one that may not."""
     return body | st.builds(lambda key, inner: {key: inner}, keys, body)
 
 
@@ -93,7 +93,7 @@ def test_an_object_whose_values_are_all_objects_is_taken_for_one_keyed_by_person
 
 @pytest.fixture(scope="module")
 def script() -> Script:
-    """The template, at addresses that nothing leaves for."""
+    """The template, with addresses to which nothing is sent."""
     module = imported(TEMPLATE)
     services = {
         app: {**service, "base_url": f"http://127.0.0.1/{app.lower()}"} for app, service in module.MICROSERVICES.items()
@@ -115,7 +115,7 @@ def assert_tells_no_value(tell: Callable[[], object]) -> None:
 def test_no_value_or_credential_is_printed_whatever_the_platform_sends(data: st.DataObject, script: Script) -> None:
     usual = {end: data.draw(body, label=end) for end, body in plausible.items()}
     refusal = data.draw(st.dictionaries(keys, scalars, min_size=1, max_size=3))  # 200, with an error inside
-    odd = data.draw(st.dictionaries(st.integers(0, 45), answers, min_size=4, max_size=10))  # calls that go otherwise
+    odd = data.draw(st.dictionaries(st.integers(0, 45), answers, min_size=4, max_size=10))  # calls that go wrong
     made = itertools.count()
 
     def answer(request: httpx.Request) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""Connections: none is kept without work, no more than calls may be at work, and none takes for ever to make."""
+"""Connections: no idle one is kept, there are no more than calls, and none takes forever to open."""
 
 import gc
 import socket
@@ -89,7 +89,7 @@ def test_calls_come_through_whole_while_idle_connections_are_closed(platform: Si
         results = []
         for round_ in range(3):
             results.append(template.echo(number * 10 + round_))
-            pauses.wait(0.1 * (1 + number % 7))  # around the seconds after which an idle one is closed
+            pauses.wait(0.1 * (1 + number % 7))  # around the time after which an idle one is closed
         return results
 
     results = dict(template.run_parallel(call_now_and_then, range(40)))
@@ -153,7 +153,7 @@ needs_silence = pytest.mark.skipif(sys.platform != "linux", reason="only there a
 
 
 @needs_silence
-@pytest.mark.timeout(60)  # a watchdog: what is set to 600 s by the call is not waited for
+@pytest.mark.timeout(60)  # a watchdog: the timeout of 600 s that the call sets must not be waited for
 @pytest.mark.parametrize("timeout", [600, None, httpx.Timeout(600), httpx.Timeout(600, connect=600)], ids=repr)
 def test_a_dead_host_is_given_up_after_a_few_seconds_whatever_timeout_the_call_has(
     platform: Simulator, logged_in: Load, timeout: Any

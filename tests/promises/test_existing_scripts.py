@@ -1,4 +1,4 @@
-"""The forms that scripts in use are written in run as they stand, in the template and in a copy of it."""
+"""The forms in which existing scripts are written run unchanged, in the template and in a copy of it."""
 
 import functools
 import logging
@@ -68,7 +68,7 @@ SUBTASKS = """
 
 
 def written_by_the_author(template: Any, code: str) -> None:
-    """Carry out code as if it stood in the script itself."""
+    """Run code as if it were in the script itself."""
     exec(dedent(code), vars(template))
 
 
@@ -140,7 +140,7 @@ def test_tokens_hold_the_current_ones_after_a_renewal(template: Any, platform: S
 
 @functools.cache
 def entry_of(service: str) -> str:
-    """The entry of a service in MICROSERVICES, as it stands in the template."""
+    """The entry of a service in MICROSERVICES, as in the template."""
     entry = re.search(
         rf'^    "{service}": {{\n.*?^    }},\n', TEMPLATE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
@@ -149,7 +149,7 @@ def entry_of(service: str) -> str:
 
 
 def commented_out(service: str) -> dict[str, str]:
-    """The edit by which a user disables a service."""
+    """The edit with which a user disables a service."""
     return {entry_of(service): re.sub(r"(?m)^(?=.)", "# ", entry_of(service))}
 
 

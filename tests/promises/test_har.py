@@ -54,7 +54,7 @@ def unpacked(name: str) -> str:
 
 
 def recorded(name: str, folder: Path, platform: Simulator | None = None) -> Path:
-    """A recording as a person saves it; for a platform, as if the browser had visited that."""
+    """A recording as a user saves it; with a platform, as if the browser had visited that platform."""
     text = unpacked(name)
     if platform:
         text = re.sub(r"http://localhost:[0-9]+", platform.url, text)
@@ -72,7 +72,7 @@ def changed(name: str, folder: Path, change: Callable[[list[Any]], object]) -> P
 
 
 def read(code: int, folder: Path, *arguments: object) -> str:
-    """Run the check in a folder, with a Python that has no packages, to an exit code; all that it said."""
+    """Run the check in a folder, with a Python without packages, check its exit code; returns its output."""
     return checked(code, None, None, folder, *map(str, arguments), bare=True)
 
 

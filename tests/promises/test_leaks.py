@@ -1,4 +1,4 @@
-"""What must not show shows nowhere: passwords of proxies and addresses, long tokens, cookies; and whose the log is."""
+"""Secrets are never shown: passwords of proxies and in addresses, long tokens, cookies; and the owner of the log."""
 
 import json
 import os
@@ -69,12 +69,12 @@ def test_a_login_inside_an_address_is_refused_and_not_shown(without_platform: Ru
 
 
 def long_token(length: int) -> str:
-    """A token of which no part is like another."""
+    """A token in which no part repeats."""
     return "".join(random.Random(length).choices(string.ascii_letters + string.digits, k=length))
 
 
 def parts_shown(secret: str, text: str) -> list[str]:
-    """Parts of a secret that stand in a text, if 15 characters of it do in a row."""
+    """Parts of a secret of at least 15 characters that occur in a text."""
     return [part for start in range(0, len(secret) - 12, 4) if (part := secret[start : start + 12]) in text]
 
 

@@ -1,4 +1,4 @@
-"""What a script asks for is done in full, or an error says so: no short list, no half file, no work that never ran."""
+"""What a script asks for is done completely, or raises an error: no short lists, partial files or skipped work."""
 
 import asyncio
 import csv
@@ -301,7 +301,7 @@ def test_a_suffix_that_would_ask_for_something_else_is_refused(template: Any, pl
     assert platform.seen()["services"] == before
 
 
-# As read from a text file: the end of its line, the mark at its beginning. A search by it finds nothing.
+# As read from a text file, with a line end or a byte order mark. A search for it would find nothing.
 UNSEEN = ["4711\n", " 4711", "\ufeff4711", "47\u200b11", "4711\xa0", "47\x0011"]
 MISSING = ["nan", "NaN", " nan ", "None", "null", float("nan"), 4711.0, b"4711"]
 
@@ -315,7 +315,7 @@ def test_an_id_with_what_nobody_sees_is_none_and_what_stands_for_a_missing_one(l
 
 
 class Int64:
-    """A whole number of another library's, as numpy's."""
+    """A whole number of another library, such as numpy."""
 
     def __init__(self, value: int) -> None:
         self.value = value
@@ -415,7 +415,7 @@ def test_an_answer_in_an_encoding_that_was_not_asked_for_is_never_taken_as_it_is
     packed = gzip.compress(WHOLE)
     platform.control(answer={"echo": answer(200, packed, "text/csv", content_encoding=encoding)})
     try:
-        assert getattr(forgetful, function)() == WHOLE  # "x-gzip" is another word for gzip (RFC 9110, section 8.4.1.3)
+        assert getattr(forgetful, function)() == WHOLE  # "x-gzip" is another name for gzip (RFC 9110, section 8.4.1.3)
     except forgetful.httpx.HTTPError:
         assert platform.seen()["requests"]["echo"] >= 1
 

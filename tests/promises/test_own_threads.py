@@ -1,4 +1,4 @@
-"""Work that a script does beside `main()` counts: its threads and executors are waited for, its errors are heard."""
+"""Work outside `main()` counts: a script's threads and executors are waited for, and its errors are noticed."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ import pytest
 from helpers import OWN_CALLS, Load, Run, summary_of
 from server import Simulator
 
-HOLD = 0.2  # seconds that a call takes: main() is over long before
+HOLD = 0.2  # seconds that a call takes; main() ends long before
 
 THREAD = "threading.Thread(target=get_all_organizations).start()"
 THREAD_OF_A_THREAD = """

@@ -1,4 +1,4 @@
-"""A copy runs with nothing installed but uv, and with the newest and the oldest packages that it allows."""
+"""A copy runs with only uv installed, and with the newest and the oldest packages that it allows."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def test_a_copy_runs_by_uv_alone(resolution: str, platform: Simulator, script: S
         "UV_PYTHON": str(base_python()),
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_CACHE_DIR": str(tmp_path / "cache"),
-        **{name: os.environ.get(name, "") for name in ("HTTPS_PROXY", "https_proxy")},  # uv is to reach the index
+        **{name: os.environ.get(name, "") for name in ("HTTPS_PROXY", "https_proxy")},  # uv has to reach the index
     }
     environment = environment_for(platform, **settings, UV_RESOLUTION=resolution, PATH=tools)
     environment.pop("PYTHONPATH", None)

@@ -1,4 +1,4 @@
-"""Habits of real platforms that no call has to fail for: slow tokens, cookies, rate limits by 403, empty answers."""
+"""Habits of real platforms that need not make calls fail: slow tokens, cookies, rate limits by 403, empty responses."""
 
 import logging
 from typing import Any
@@ -10,7 +10,7 @@ from server import Simulator
 # ----------------------------------------------------------------------------------- Tokens that are not known at first
 
 
-SECONDS = 0.9  # a clock that goes wrong, or servers that tell each other
+SECONDS = 0.9  # a wrong clock, or servers that have to inform each other
 
 
 @pytest.mark.parametrize("service", ["IAM", "RC"])

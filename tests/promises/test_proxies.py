@@ -1,4 +1,4 @@
-"""A proxy between script and platform: what goes wrong there is said of the proxy, and its refusal is not repeated."""
+"""A proxy between script and platform: errors there name the proxy, and a call that it rejects is not repeated."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ QUICK = {"ERROR_MAX_RETRY": ATTEMPTS, "WAIT_BEFORE_RETRY": 0.01}
 
 
 def through(proxy: str) -> dict[str, str]:
-    """The variables that send https:// through a proxy, and nothing past it."""
+    """The variables that send all https:// calls through a proxy."""
     names = ("HTTPS_PROXY", "https_proxy")
     return dict.fromkeys(names, proxy) | dict.fromkeys(("ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"), "")
 
@@ -37,7 +37,7 @@ def run_behind(run: Run, proxy: str, **addresses: str) -> str:
 
 @pytest.fixture
 def call_through(platform: Simulator, load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Log in past the proxy, then make one call through it: `call_through("http://...")`; the error, and template."""
+    """Log in without the proxy, then make a call through it: `call_through("http://...")`; the error, and template."""
 
     def call(proxy: str) -> tuple[Any, BaseException]:
         template = load(platform, **QUICK)

@@ -1,4 +1,4 @@
-"""README and specification: every Python block runs as it stands, every table says what the file says."""
+"""README and specification: every Python block runs unchanged, every table agrees with the file."""
 
 import ast
 import inspect
@@ -34,7 +34,7 @@ BANNERS = re.findall(r"(?m)^# =+ (.+)$", SOURCE)
 CALLS = {
     (app, endpoint): method for app, method, endpoint in re.findall(r'call_endpoint\("(\w+)", "(\w+)", "(\w+)"', SOURCE)
 }
-ELSEWHERE = {"nohup", "inf"}  # what the specification names that is not in the file
+ELSEWHERE = {"nohup", "inf"}  # names in the specification that are not in the file
 
 
 def heading_of(example: CodeExample) -> str:
@@ -58,7 +58,7 @@ def run_examples(eval_example: EvalExample, platform: Simulator, load: Load) -> 
     def run(examples: list[CodeExample]) -> None:
         names = vars(template)
         for example in examples:
-            # Not the dunder names: they would make the runner execute the template in place of the example.
+            # Without dunder names, with which the runner would execute the template instead of the example.
             names = {name: value for name, value in names.items() if not name.startswith("__")}
             names = {**names, **eval_example.run_print_check(example, module_globals=names)}
 
@@ -143,7 +143,7 @@ def test_the_packages_are_named_alike_wherever_they_are_named() -> None:
 
 
 def signatures() -> list[tuple[str, str]]:
-    """Each function of the template that the texts show with its arguments: (name, arguments)."""
+    """Every function of the template that the texts show with arguments: (name, arguments)."""
     found = [match for span in code(BOTH) for match in re.findall(r"^(?:eb\.)?(\w+)\(([^\"]*)\)$", span)]
     return sorted({(name, arguments) for name, arguments in found if name not in ("min", "print", "fetch", "tqdm")})
 
@@ -193,7 +193,7 @@ OUTCOMES: dict[str, list[Exception]] = {
 
 
 def outcomes(label: str) -> list[Exception]:
-    """Examples of what a row of the table of retries is about."""
+    """Examples for a row of the table of retries."""
     kinds = [errors for name, errors in OUTCOMES.items() if label.startswith(name)]
     if kinds:
         return kinds[0]

@@ -1,4 +1,4 @@
-"""What the README lets a newcomer type works, and what it lets them expect to see is what they see."""
+"""The commands in the README work, and show what the README says."""
 
 import csv
 import os
@@ -35,7 +35,7 @@ from study import Study
 
 posix = needs_posix(reason="the README's commands are for a POSIX shell")
 
-PICTURE = "$ python3 tests/sandbox.py\n"  # how the samples of text in the README begin
+PICTURE = "$ python3 tests/sandbox.py\n"  # how the text samples in the README begin
 FIRST_SCRIPT = "import csv\n"
 CHECK = "$ python3 tests/check_platform.py my_script.py\n"
 LOG = "2026-"
@@ -45,13 +45,13 @@ WILD = {"number": r"\d[\d.,:]*", "space": r"\s+", "bar": "[ █-▏]*", "gap": "
 
 
 def pattern(shown: str, *exact: str) -> str:
-    """What a line of a sample stands for: numbers and bars may be others, and `…` is anything."""
+    """A pattern for a line of a sample: numbers and bars may differ, and `…` is anything."""
     wild = {kind: whatever for kind, whatever in WILD.items() if kind not in exact}
     return TOKEN.sub(lambda found: wild.get(str(found.lastgroup)) or re.escape(found[0]), shown)
 
 
 def assert_shown(sample: str, output: str) -> None:
-    """Each line of a sample appears in the output, in this order."""
+    """Check that every line of a sample appears in the output, in this order."""
     position = 0
     for line in sample.strip("\n").split("\n"):
         found = re.compile(pattern(line)).search(output, position)
@@ -60,7 +60,7 @@ def assert_shown(sample: str, output: str) -> None:
 
 
 def filled_in(commands: str, variables: dict[str, str]) -> str:
-    """Commands with values in place of the ... that the README leaves to fill in."""
+    """Commands with values in place of the `...` in the README."""
     return re.sub(
         r"(EB_\w+)=(?:https://|(?P<q>'))\.\.\.(?(q)')", lambda found: f"{found[1]}='{variables[found[1]]}'", commands
     )
@@ -68,7 +68,7 @@ def filled_in(commands: str, variables: dict[str, str]) -> str:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone of the repository as it stands, with the tests' packages in place."""
+    """A clone of the current repository, with the packages of the tests."""
     folder = tmp_path / "clone"
     files = [TEMPLATE, README_FILE, SPECIFICATION_FILE, TOP / "requirements.txt", TOP / ".gitignore"]
     shutil.copytree(TOP / "tests", folder / "tests", ignore=shutil.ignore_patterns(".*", "__pycache__"))
@@ -112,7 +112,7 @@ def test_the_first_script_writes_every_patient_into_a_csv(run: Run, study: Study
 
 
 def commented(start: str) -> str:
-    """The lines of the recipe's comment that begin so, as they are to be typed."""
+    """The lines of the recipe's comment that begin so, as one types them."""
     text = (RECIPES / "unattended.sh").read_text(encoding="utf-8")
     found = re.findall(rf"(?m)^# +({re.escape(start)}.*\n)", text)
     assert found
@@ -123,7 +123,7 @@ def commented(start: str) -> str:
 def unattended(
     script: Script, platform: Simulator, tmp_path: Path
 ) -> Callable[[str], subprocess.CompletedProcess[str]]:
-    """Run a script by the recipe's line for the crontab, with nothing but the recipe's file of variables."""
+    """Run a script with the recipe's crontab line, and only the variables in the recipe's file."""
 
     def run(todo: str) -> subprocess.CompletedProcess[str]:
         script(todo)

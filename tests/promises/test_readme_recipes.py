@@ -1,4 +1,4 @@
-"""The recipe that goes on where a run stopped keeps what was fetched, whatever happens to a run."""
+"""The recipe that resumes a run keeps what was fetched, whatever happens to a run."""
 
 import csv
 import json
@@ -57,7 +57,7 @@ def recipe(script: Script, platform: Simulator) -> Recipe:
 
 
 def lines_of(batch: Path) -> list[dict[str, Any]]:
-    """What stands in the file of patients, by patient."""
+    """The lines of the file of patients, sorted by patient."""
     lines = (batch / "patients.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     return sorted(map(json.loads, lines), key=lambda line: str(line["patientId"]))
 
@@ -68,7 +68,7 @@ def table_of(file: Path) -> list[list[str]]:
 
 
 def everything(study: Study) -> list[dict[str, Any]]:
-    """What the file of patients is to hold in the end."""
+    """What the file of patients should contain at the end."""
     ids = sorted(patients_of(study))
     return [{"patientId": each, "record": study.record(each), "surveys": study.surveys(each)} for each in ids]
 
@@ -86,7 +86,7 @@ def test_a_run_fetches_every_patient_into_a_private_folder_named_after_the_day(r
     assert [row[:2] for row in rows] == [[record["pseudonym"], record["status"]] for record in records]
     assert table_of(folder / "failed.csv") == [["pseudonym", "reason"]]
     assert {file.name for file in folder.iterdir()} == {"patients.jsonl", "patients.csv", "failed.csv", "patients.lock"}
-    if os.name != "nt":  # where the rights of the folder decide
+    if os.name != "nt":  # where the permissions of the folder decide
         assert not any(path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir()))
 
 
@@ -147,7 +147,7 @@ def test_patients_who_fail_are_told_with_the_reason_and_tried_again_by_the_next_
 
 
 def inclusions_of(*patients: str) -> dict[str, Any]:
-    """What the platform answers when it has these patients, in each of its centres."""
+    """The responses of a platform that has these patients, in each of its centres."""
     rows = [{"patientId": patient, "pseudonym": patient[:4]} for patient in patients]
     return {"search_inclusions": answer(200, json.dumps({"data": rows, "total": len(rows)}).encode())}
 
@@ -192,7 +192,7 @@ def test_a_second_run_at_the_same_time_is_refused_and_doubles_no_line(recipe: Re
 
 
 def record_with(study: Study, **changed: Any) -> dict[str, Any]:
-    """What the platform answers when it has one patient, whose record is changed so."""
+    """The responses of a platform with one patient, whose record has these changes."""
     patient = patients_of(study)[0]
     record = {**(study.record(patient) or {}), **changed}
     return {**inclusions_of(patient), "record_by_patient": answer(200, json.dumps(record).encode())}

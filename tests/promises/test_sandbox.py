@@ -1,4 +1,4 @@
-"""What the sandbox promises: a folder of its own, a platform that fits the script, and nothing that leaves it."""
+"""What the sandbox promises: a separate folder, a platform that fits the script, and nothing that leaves it."""
 
 import re
 import shlex
@@ -39,7 +39,7 @@ LAB = """
 def sandbox(
     folder: Path, *arguments: str | Path, flags: tuple[str, ...] = (), **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the sandbox in a folder without a terminal; what was printed, and the exit code."""
+    """Run the sandbox in a folder, without a terminal; returns its output and exit code."""
     return python([*flags, str(SANDBOX), *SMALL, *map(str, arguments)], folder, **variables)
 
 
@@ -49,7 +49,7 @@ def names_in(folder: Path) -> set[str]:
 
 @pytest.fixture
 def with_lab(script: Script) -> Script:
-    """A script with a service of its own: `with_lab("print(1)", address="'https://lab.hospital.test'")`."""
+    """A script with an added service: `with_lab("print(1)", address="'https://lab.hospital.test'")`."""
 
     def make(todo: str, address: str = 'os.environ.get("EB_LAB_URL") or "https://lab.endobest.example"') -> Path:
         return script(todo, edits={BEFORE_GDD: LAB.format(address=address) + BEFORE_GDD}, ERROR_MAX_RETRY=1)
@@ -110,7 +110,7 @@ def test_a_dialect_shows_what_it_does_to_a_script(script: Script, tmp_path: Path
     assert "HTTP 404" in done.stderr
 
 
-# What it asks of a script
+# What it expects from a script
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_copy_that_has_moved_to_httpx2_runs_as_it_is(script: Script, tmp_path:
     assert "HTTP Request" not in log.read_text(encoding="utf-8"), "httpx2 writes its URLs into the log"
 
 
-# Services of a script's own
+# Services that a script added
 
 ASK_LAB = """
 old = dict(tokens["LAB"])
@@ -224,7 +224,7 @@ RESULTS = '{"values": [1.5, null], "unité": "mmol/L"}'
 
 
 def with_file(folder: Path, text: str, name: str = "results.json") -> str:
-    """The name of a new file with a text in it."""
+    """The name of a new file with this text."""
     (folder / name).write_text(text, encoding="utf-8")
     return name
 
@@ -316,7 +316,7 @@ def test_an_unknown_path_of_a_service_is_told_apart_from_what_is_not_found(scrip
     assert done.stdout == "404 the sandbox has no endpoint GET /rc/api/records\n404 unknown patient\n", done.stderr
 
 
-# Patients for whom a call fails for good
+# Patients for whom a call always fails
 
 EVERY_RECORD = """
 centres = run_parallel(lambda centre: get_all_inclusions(centre["id"]), get_all_organizations())
@@ -350,7 +350,7 @@ def test_more_failing_patients_than_there_are_are_refused(script: Script, tmp_pa
 
 @pytest.fixture
 def staying(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start `sandbox.py --stay` and wait until it is up; what it prints for the shell lies in variables.sh."""
+    """Start `sandbox.py --stay` and wait until it is ready; what it prints for the shell goes to variables.sh."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*options: str) -> subprocess.Popen[str]:

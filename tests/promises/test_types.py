@@ -1,4 +1,4 @@
-"""The template type-checks strictly, for Windows too, and tells an author's editor what things are."""
+"""The template passes strict type checks, for Windows, too, and gives an author's editor precise types."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ with main_thread_pool as executor, tqdm(total=1, bar_format=custom_bar_format) a
     executor.submit(count, "a").add_done_callback(lambda future: print(future.result().bit_length()))
     bar.update()
 """
-# An author's expressions, and what an editor should know of them: only JSON values are Any, they are the platform's.
+# An author's expressions, and the types that an editor should show: only JSON values from the platform are Any.
 RESULTS = {
     "get_all_organizations": "() -> list[dict[str, Any]]",
     "get_statistics": "(organization_id: str) -> dict[str, Any]",
@@ -67,7 +67,7 @@ def test_an_editor_knows_each_result_and_finds_the_mistakes_alone(checker: str, 
 
 
 def check(*command: str, folder: Path) -> str:
-    """What a type checker prints about a script; pyright fetches itself from the npm registry at its first start."""
+    """What a type checker prints about a script; at its first start, pyright downloads itself from the npm registry."""
     run = [sys.executable, "-m", *command, "my_script.py"]
     done = subprocess.run(run, cwd=folder, capture_output=True, encoding="utf-8", timeout=WATCHDOG, check=False)
     if command[0] == "pyright" and "informations" not in done.stdout:
@@ -76,5 +76,5 @@ def check(*command: str, folder: Path) -> str:
 
 
 def plain(revealed: str) -> str:
-    """A type as an author would write it, whichever checker says it."""
+    """A type as an author would write it, whichever checker prints it."""
     return re.sub(r"\b([a-z0-9_]+\.)+|\bdef (?=\()", "", revealed).replace(" =)", " = 1)")

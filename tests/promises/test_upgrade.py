@@ -1,4 +1,4 @@
-"""A copy of any version since 1.3.0 gets the template's engine by one command, and keeps what its author wrote."""
+"""A copy of any version since 1.3.0 gets the template's engine with one command, and keeps what its author wrote."""
 
 import contextlib
 import difflib
@@ -64,7 +64,7 @@ Copies = Callable[[str], tuple[str, Upgraded, Path]]
 
 
 def upgrade(script: Path | str, folder: Path, command: Path = UPGRADE) -> Upgraded:
-    """Upgrade a script by the command; what was printed, and the exit code."""
+    """Upgrade a script with the command; returns its output and exit code."""
     return python([str(command), str(script)], folder)
 
 
@@ -75,7 +75,7 @@ def section(output: str, title: str) -> list[str]:
 
 @functools.cache
 def history() -> dict[str, str]:
-    """The templates since 1.3.0 by their versions, from the history of this repository."""
+    """The templates since 1.3.0 by version, from the history of this repository."""
     with contextlib.suppress(CalledProcessError):
         commits = git(TOP, "log", "--reverse", "--format=%H", "--", NAME).split()
         texts = [git(TOP, "show", f"{commit}:./{NAME}") for commit in commits]
@@ -86,14 +86,14 @@ def history() -> dict[str, str]:
 
 
 def replaced(pattern: str, new: str | Callable[[re.Match[str]], str], text: str) -> str:
-    """The text with the one place that a pattern finds replaced."""
+    """The text after replacing the only match of a pattern."""
     text, count = re.subn(pattern, new if callable(new) else lambda _: new, text)
     assert count == 1, f"{pattern} is {count} times in the template"
     return text
 
 
 def below(code: str, text: str = TODAY) -> str:
-    """The template with code of an author's above EDIT 3."""
+    """The template with an author's code above EDIT 3."""
     return replaced("(?m)^(?=# =+ EDIT 3)", code, text)
 
 
@@ -103,7 +103,7 @@ def function(name: str) -> str:
 
 
 def edited(template: str) -> str:
-    """A template as an author changes it: at the head, in all three places, and in the engine."""
+    """A template with an author's changes: at the top, in all three EDIT sections, and in the engine."""
     text = replaced("(?m)^import httpx$", lambda found: f"{found[0]}\n{OWN_IMPORTS.rstrip()}", template)
     constants, rest = text.split("TEMPLATE_VERSION", 1)
     text = re.sub(r"(?m)^([A-Z_]+ = [\d.]+)", r"\1 + 1", constants) + "TEMPLATE_VERSION" + rest
@@ -120,7 +120,7 @@ def edited(template: str) -> str:
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory: pytest.TempPathFactory) -> Copies:
-    """Edited copies of old versions, upgraded once: as they were, what was said, and where they lie."""
+    """Edited copies of old versions, upgraded once: the old text, the output, and the path."""
 
     @functools.cache
     def upgraded(version: str) -> tuple[str, Upgraded, Path]:
@@ -143,7 +143,7 @@ def copy(tmp_path: Path) -> Written:
 
 @pytest.fixture
 def download(tmp_path: Path) -> Written:
-    """What the command needs, without git, and with another template: `download(text)`; the command."""
+    """The files that the command needs, without git, with another template: `download(text)` returns the command."""
 
     def make(template: str) -> Path:
         tests = tmp_path / "download" / "tests"
@@ -238,7 +238,7 @@ def test_a_copy_elsewhere_keeps_its_name_its_mode_and_its_link(tmp_path: Path) -
     assert "'Hélène Dupré/link.py'" in done.stdout.splitlines()[-1]
 
 
-# What a copy lacks, and what it does without
+# What a copy lacks, and what it leaves out deliberately
 
 
 def test_what_a_copy_lacks_is_added(copy: Written) -> None:
@@ -372,7 +372,7 @@ def test_the_authors_own_requirements_survive(own: str, expected: str, copy: Wri
     assert BLOCK.findall(script.read_text(encoding="utf-8")) == [block.format(expected.format(*PINS))]
 
 
-# What is no copy
+# What is not a copy
 
 OLD = 'TEMPLATE_VERSION = "2.2.0"\n# ==== Engine: errors and stopping\n# ==== EDIT 2: API functions\n'
 MARKS = re.findall("(?m)^# =+ ENGINE (?:BEGINS|ENDS).*$", TODAY)

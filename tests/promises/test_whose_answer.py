@@ -1,4 +1,4 @@
-"""Each call gets its own answer: a record says whose it is, and a connection may deliver another call's answer."""
+"""Every call gets its own response: a record says whose it is, and a connection may deliver another call's response."""
 
 import json
 from contextlib import suppress
@@ -84,7 +84,7 @@ def test_after_an_answer_sent_twice_later_calls_get_their_own(template: Any, pla
     platform.control(send_twice={"record_by_patient": 0})
     assert template.get_record_by_patient(patient) == study.record(patient)
     platform.control(send_twice={})
-    with suppress(template.WrongValue):  # it says so, and the connection that cannot be trusted is not used again
+    with suppress(template.WrongValue):  # it is rejected, and the connection is not used again
         assert template.get_record_by_patient(other) == study.record(other)
     assert template.get_surveys(other) == study.surveys(other)
     assert template.get_request_by_tube(a_tube(study)) == study.request(a_tube(study))

@@ -1,6 +1,6 @@
-"""What differs on Windows, part of it as far as another system shows it.
+"""What differs on Windows, as far as other systems can show it.
 
-test_types.py finds calls that Windows does not have; `.ci/windows` runs these tests, and the engine's, on Windows.
+test_types.py finds functions that Windows does not have; `.ci/windows` runs these tests and the engine's on Windows.
 """
 
 import os
@@ -15,7 +15,7 @@ from console import Console
 from helpers import Run, Script, Start, environment_for, finished_in, log_of, run_script, wait_until
 from server import Simulator
 
-IN_TIME = 40  # seconds; a process that goes on with what it was doing takes 60
+IN_TIME = 40  # seconds; a process that continues what it was doing takes 60
 on_windows = pytest.mark.skipif(sys.platform != "win32", reason="a console of Windows, or its locks of open files")
 buffered_or_not = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["python", "python -u"])
 

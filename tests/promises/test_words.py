@@ -1,4 +1,4 @@
-"""What a person reads when something goes wrong says what it was, where, and what to do."""
+"""Messages about errors say what went wrong, where, and what to do."""
 
 import json
 import re
@@ -19,7 +19,7 @@ HTML = b"<!DOCTYPE html><html><title>Portal</title><p>Please log in to the netwo
 
 
 def web_page(status: int) -> dict[str, Any]:
-    """An answer that a browser would show."""
+    """A response that a browser would show."""
     return answer(status, HTML, "text/html; charset=utf-8")
 
 
@@ -108,7 +108,7 @@ LOGIN = "me:let-me-in@"
 
 
 def host_of(where: str, platform: Simulator) -> str:
-    """What a terminal tells of a redirect: a path may hold an id."""
+    """What the terminal shows of a redirect: no path, because it may contain an id."""
     return "https?://" + re.escape(httpx.URL(platform.url).join(where).host)
 
 
