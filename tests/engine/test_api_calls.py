@@ -119,7 +119,7 @@ ODDITIES = sorted(ODDITIES_OF_PAGES)
 
 @settings(derandomize=True, deadline=None, max_examples=3000, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_whatever_a_server_does_every_page_gives_its_very_rows_or_an_error(data: Any) -> None:
+def test_whatever_a_server_does_every_page_returns_exactly_its_rows_or_an_error(data: Any) -> None:
     server, every_page = Server(data.draw), imported_template.every_page
     limit = data.draw(st.integers(1, 12), label="limit")
     try:
@@ -237,6 +237,6 @@ def test_a_decorator_that_names_another_service_than_the_call_is_an_error(templa
     assert platform.seen()["requests"]["organizations"] == 0
 
 
-def test_a_typo_in_an_endpoint_is_said_with_those_that_there_are(template: Any) -> None:
+def test_a_typo_in_an_endpoint_is_reported_with_the_existing_endpoints(template: Any) -> None:
     with pytest.raises(template.ConfigurationError, match=r"RC .*'statistcs'.* organizations, statistics, "):
         template.api_call_with_retry("RC")(lambda: template.call_endpoint("RC", "GET", "statistcs", dict))()

@@ -117,7 +117,7 @@ def test_the_bars_of_tasks_have_a_row_each_below_that_of_the_loop_and_leave_a_cl
 
 
 @on_posix
-def test_a_log_line_stands_above_the_bars_and_tears_none(script: Script, platform: Simulator) -> None:
+def test_a_log_line_appears_above_the_bars_and_breaks_none(script: Script, platform: Simulator) -> None:
     todo = """
 def speak():
     while not Path("speak").exists():

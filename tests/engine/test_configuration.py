@@ -202,7 +202,7 @@ def overheard(listener: Answering, load: Load, monkeypatch: pytest.MonkeyPatch) 
         pytest.param("https://xn--", NO_ADDRESS, marks=LEFT_TO_DNS),
     ],
 )
-def test_an_address_that_is_unsafe_or_none_is_named_and_refused_before_a_byte_is_sent(
+def test_an_unsafe_or_invalid_address_is_named_and_refused_before_a_byte_is_sent(
     listener: Answering, overheard: Callable[..., Any], variable: str, address: str, problem: str
 ) -> None:
     module = overheard(**{variable: address})

@@ -417,7 +417,7 @@ def test_what_a_task_raises_comes_out_and_ends_no_worker(template: Any, name: st
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_what_a_failed_task_worked_on_goes_with_its_future(template: Any, name: str) -> None:
+def test_the_data_of_a_failed_task_are_freed_with_its_future(template: Any, name: str) -> None:
     class Record:
         pass
 

@@ -280,7 +280,7 @@ BROKEN_ANSWERS = {
 
 
 @pytest.mark.parametrize("sent", BROKEN_ANSWERS.values(), ids=BROKEN_ANSWERS.keys())
-def test_of_an_answer_that_cannot_be_read_nothing_is_quoted(load: Load, sent: bytes) -> None:
+def test_nothing_is_quoted_from_an_answer_that_cannot_be_read(load: Load, sent: bytes) -> None:
     template = load(ERROR_MAX_RETRY=1)
     with Answering(sent) as server, pytest.raises(httpx.HTTPError) as broken:
         template.get_httpx_client().get(f"http://127.0.0.1:{server.port}").raise_for_status()

@@ -53,7 +53,7 @@ PASSING = {*range(500, 600)} - {501}
         (False, {"Retry-After": "1"}, {*range(400, 500)}),
     ],
 )
-def test_of_the_statuses_only_these_are_retried(idempotent: bool, headers: dict[str, str], statuses: set[int]) -> None:
+def test_only_these_statuses_are_retried(idempotent: bool, headers: dict[str, str], statuses: set[int]) -> None:
     errors = {status: status_error(status, **headers) for status in range(300, 600)}
     assert {status for status, error in errors.items() if template._is_retryable(error, idempotent)} == statuses
 
@@ -63,7 +63,7 @@ def test_every_network_error_is_retried_but_an_address_without_a_scheme() -> Non
     assert final == {httpx.UnsupportedProtocol}
 
 
-def test_of_the_network_errors_only_those_before_sending_let_a_creation_be_retried() -> None:
+def test_only_network_errors_before_sending_let_a_creation_be_retried() -> None:
     kinds = {kind for kind in transport_errors() if template._is_retryable(kind("broken"), idempotent=False)}
     assert kinds == {httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout}
 
@@ -87,7 +87,7 @@ def test_of_the_network_errors_only_those_before_sending_let_a_creation_be_retri
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_unreadable_body_is_retried_and_what_no_repetition_mends_is_not(error: Exception, retried: bool) -> None:
+def test_an_unreadable_body_is_retried_unless_a_retry_would_get_the_same(error: Exception, retried: bool) -> None:
     assert template._is_retryable(error, idempotent=True) is retried
     assert template._is_retryable(error, idempotent=False) is False
 
