@@ -160,7 +160,7 @@ def test_each_dialect_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("dialect", LINE_TO_CHANGE)
-def test_a_difference_is_told_with_its_lines_and_apply_alone_makes_check_and_study_run(
+def test_a_difference_is_reported_with_its_lines_and_apply_alone_makes_check_and_study_run(
     dialect: str, simulator: Start, script: Script
 ) -> None:
     platform, path = simulator("--dialect", dialect), script(STUDY)
@@ -187,7 +187,9 @@ def test_without_apply_the_code_to_write_is_shown_and_the_script_stays(simulator
 
 
 @pytest.mark.parametrize("dialect", NOTHING_TO_CHANGE)
-def test_what_the_script_copes_with_is_told_all_the_same(dialect: str, simulator: Start, script: Script) -> None:
+def test_what_the_script_already_handles_is_reported_all_the_same(
+    dialect: str, simulator: Start, script: Script
+) -> None:
     platform, path = simulator("--dialect", dialect), script(STUDY)
     output = checked(1, path, platform, path.parent)
     assert NOTHING_TO_CHANGE[dialect] in plain(output)
@@ -271,7 +273,7 @@ def test_an_app_id_that_is_refused_is_named_with_its_line(platform: Simulator, s
         ({"SSL_CERT_FILE": "no-such-file"}, "SSL_CERT_FILE: .*set it to a file of CA certificates"),
     ],
 )
-def test_a_wrong_setting_is_said_in_one_line_before_anything_is_sent(
+def test_a_wrong_setting_is_reported_in_one_line_before_anything_is_sent(
     variables: dict[str, str], said: str, platform: Simulator, tmp_path: Path
 ) -> None:
     output = checked(2, None, platform, tmp_path, **variables)
@@ -288,7 +290,9 @@ def test_a_wrong_setting_is_said_in_one_line_before_anything_is_sent(
         ("raise SystemExit(3)", "ends with exit code 3 when it is imported"),
     ],
 )
-def test_what_is_no_copy_of_the_template_is_said_in_one_line(text: str, said: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_copy_of_the_template_is_reported_in_one_line(
+    text: str, said: str, tmp_path: Path
+) -> None:
     path = tmp_path / "other.py"
     path.write_text(text, encoding="utf-8")
     output = checked(2, path, None, tmp_path)
@@ -335,7 +339,7 @@ def test_a_file_that_imports_neither_httpx_ends_the_check_in_the_environment_of_
     assert words in output
 
 
-def test_help_asks_and_sends_nothing(tmp_path: Path) -> None:
+def test_help_asks_for_nothing_and_sends_nothing(tmp_path: Path) -> None:
     done = python([str(CHECK), "--help"], tmp_path)
     assert done.returncode == 0
     assert "Exit code: 0 everything is as assumed, 1 something is not, 2 the configuration is wrong." in done.stdout

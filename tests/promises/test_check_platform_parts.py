@@ -262,7 +262,7 @@ def test_the_first_page_is_told_from_three_pages(zero: Seen, one: Seen, two: See
     assert judgements.first_of(zero, one, two) == first
 
 
-def test_a_server_that_ignores_the_number_of_the_page_is_told(script: Script) -> None:
+def test_a_server_that_ignores_the_number_of_the_page_is_reported(script: Script) -> None:
     finding = judgements.first_page(judgements.facts_of((page(1),) * 3, page(1, 2, 3), 1000), script)
     assert (finding.verdict, finding.seen) == (DIFFERS, "page 1 and page 2 are the same: the number is ignored")
 
@@ -273,7 +273,7 @@ def test_a_centre_with_one_inclusion_tells_nothing_about_pages(script: Script) -
     assert judgements.total(facts, script).verdict == judgements.NOT_TRIED
 
 
-def test_a_page_whose_list_or_ids_have_other_names_is_told(script: Script) -> None:
+def test_a_page_whose_list_or_ids_have_other_names_is_reported(script: Script) -> None:
     asked = 'call_endpoint("RC", "POST", "search_inclusions", dict, params=params, json=body)'
     [nested] = judgements.page_fields(answered({"result": {"rows": [{"patientId": "p"}]}, "total": 1}), script)
     assert str(nested.steps[0][0]).startswith(
@@ -295,7 +295,7 @@ def test_data_given_to_a_wrong_token_are_a_case_for_the_operator(script: Script)
     assert "operator" in str(change)
 
 
-def test_connections_that_are_not_kept_are_told() -> None:
+def test_connections_that_are_not_kept_are_reported() -> None:
     kept = [Seen(200, [], connection=1, seconds=0.1)] * 10
     assert judgements.latency(kept).verdict == OK
     closed = [Seen(200, [], connection=number, seconds=0.1) for number in range(10)]

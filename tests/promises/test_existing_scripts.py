@@ -213,7 +213,7 @@ def test_run_works_again_in_a_process_after_success_failure_and_exit(script: Scr
     assert counts == 3 * [str(centres)], "each run counts its own calls"
 
 
-def test_a_notebook_logs_in_and_calls_without_a_log_or_a_word(script: Script, platform: Simulator) -> None:
+def test_a_notebook_logs_in_and_calls_without_a_log_or_output(script: Script, platform: Simulator) -> None:
     code = "from my_script import *\nlogin()\nprint(len(get_all_organizations()))"
     folder = script("pass").parent
     done = finished_in(folder, [sys.executable, "-"], environment_for(platform), code)

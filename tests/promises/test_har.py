@@ -83,7 +83,7 @@ def test_there_is_a_recording_of_each_dialect() -> None:
 
 
 @pytest.mark.parametrize("recording", RECORDINGS)
-def test_what_a_browser_recorded_is_told_without_a_value_and_makes_a_copy_that_runs_the_study_unaided(
+def test_a_recording_is_reported_without_a_value_and_leads_to_a_copy_that_runs_the_study(
     recording: str, simulator: Start, script: Script
 ) -> None:
     dialect = recording.partition("-")[2]

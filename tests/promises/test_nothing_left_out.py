@@ -307,7 +307,7 @@ MISSING = ["nan", "NaN", " nan ", "None", "null", float("nan"), 4711.0, b"4711"]
 
 
 @pytest.mark.parametrize("value", [*UNSEEN, *MISSING])
-def test_an_id_with_what_nobody_sees_is_none_and_what_stands_for_a_missing_one(load: Load, value: Any) -> None:
+def test_a_text_with_invisible_characters_or_for_a_missing_value_is_not_an_id(load: Load, value: Any) -> None:
     template = load()
     with pytest.raises(template.WrongValue, match="is not an id") as refused:
         template.identifier(value)

@@ -97,7 +97,7 @@ def test_a_script_imports_what_lies_next_to_it(script: Script, tmp_path: Path) -
     assert done.stdout == "['id', 'name'] ['--since', '2024']\n", done.stderr
 
 
-def test_a_file_in_the_place_of_the_folder_is_said_in_one_line(script: Script, tmp_path: Path) -> None:
+def test_a_file_instead_of_the_folder_is_reported_in_one_line(script: Script, tmp_path: Path) -> None:
     (tmp_path / "my_script.sandbox").touch()
     done = sandbox(tmp_path, script("print('never here')"))
     assert (done.returncode, done.stdout) == (2, "")
@@ -167,7 +167,7 @@ MICROSERVICES = {
 
 
 @pytest.mark.parametrize("source", ["", "MAX_THREADS: int\nMICROSERVICES = None", "MAX_THREADS = True", "def"])
-def test_a_script_that_says_nothing_of_itself_is_a_script_all_the_same(source: str, tmp_path: Path) -> None:
+def test_a_script_without_any_facts_about_itself_is_read_without_an_error(source: str, tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text(source, encoding="utf-8")
     assert read(tmp_path / "other.py") == (None, [], {}, {}, [])
 
@@ -290,7 +290,7 @@ def test_a_service_whose_address_is_fixed_is_refused_with_the_line_to_change(wit
     assert names_in(tmp_path) == {"my_script.py"}
 
 
-def test_a_call_is_for_those_who_have_a_token_of_its_service(with_lab: Script, tmp_path: Path) -> None:
+def test_a_call_needs_a_token_of_its_service(with_lab: Script, tmp_path: Path) -> None:
     path = with_lab(
         """
         headers = {"Authorization": f"Bearer {tokens['LAB']['access_token']}"}
@@ -327,7 +327,7 @@ print(len(results), *sorted(failed), *set(failed.values()))
 """
 
 
-def test_some_patients_fail_for_good_and_they_are_the_same_in_each_run(script: Script, tmp_path: Path) -> None:
+def test_some_patients_always_fail_and_they_are_the_same_in_each_run(script: Script, tmp_path: Path) -> None:
     path = script(EVERY_RECORD, WAIT_BEFORE_RETRY=0.001, ERROR_MAX_RETRY=3)
     first, again, other = (
         sandbox(tmp_path, "--patients", "40", "--failing", "4", "--seed", seed, path) for seed in ("1", "1", "2")

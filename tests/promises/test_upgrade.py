@@ -210,7 +210,7 @@ def test_line_ends_and_a_byte_order_mark_survive_without_git(copies: Copies, cop
     assert script.read_bytes() == expected.encode("utf-8")
 
 
-def test_an_engine_that_was_edited_again_is_said_again_and_nothing_is_written_over(copy: Written) -> None:
+def test_an_engine_that_was_edited_again_is_reported_again_and_nothing_is_overwritten(copy: Written) -> None:
     ours = replaced("(?m)^(?=# =+ ENGINE ENDS)", OWN_LINE, TODAY)
     script = copy(ours)
     for number in ("", "-2"):
@@ -326,7 +326,7 @@ def test_names_that_the_engine_and_the_author_share_are_named(copy: Written) -> 
     assert [note for note in notes if "your logger is replaced by the engine's: give it another name" in note]
 
 
-def test_ordinary_lines_of_a_script_give_no_word(copy: Written) -> None:
+def test_ordinary_lines_of_a_script_are_not_mentioned(copy: Written) -> None:
     own = """import datetime, queue
 from time import time
 class Row:
@@ -396,7 +396,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("content", "reason"), BAD.values(), ids=BAD)
-def test_what_is_no_copy_that_can_be_upgraded_is_said_in_one_sentence_and_nothing_is_written(
+def test_a_file_that_cannot_be_upgraded_is_reported_in_one_sentence_and_nothing_is_written(
     content: str | bytes, reason: str, tmp_path: Path
 ) -> None:
     script = tmp_path / "my_script.py"
@@ -420,7 +420,7 @@ def test_where_nothing_can_be_written_nothing_is(copy: Written) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["a.py", "b.py"], ["--all"], ["none.py"]])
-def test_a_wrong_command_line_is_said_in_one_sentence(arguments: list[str], tmp_path: Path) -> None:
+def test_a_wrong_command_line_is_reported_in_one_sentence(arguments: list[str], tmp_path: Path) -> None:
     done = python([str(UPGRADE), *arguments], tmp_path)
     missing, usage = "none.py cannot be read: No such", "name one script: python3 tests/upgrade.py my_script.py"
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
