@@ -17,7 +17,7 @@ from sockets import Answering
 ADDRESS = "http://127.0.0.1:9"  # nothing is sent there
 UNENCRYPTED = "would send password and tokens unencrypted: use https://"
 PLACEHOLDER = "is a placeholder"
-LEFT_TO_DNS = pytest.mark.skipif(httpx.__name__ == "httpx2", reason="httpx2 reads any host that starts with xn--")
+LEFT_TO_DNS = pytest.mark.skipif(httpx.__name__ == "httpx2", reason="httpx2 accepts any host that starts with xn--")
 NO_ADDRESS = "is not an address like https://host/path"
 Refusal = Callable[..., str]
 

@@ -200,7 +200,7 @@ for number in range(100):
     logging.warning("lost line %d", number)
 """
 BUFFERED = {"PYTHONUNBUFFERED": ""}  # as Python writes to a file by default
-no_limits = pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
+no_limits = pytest.mark.skipif(sys.platform == "win32", reason="process limits are POSIX")
 
 
 @no_limits
@@ -241,7 +241,7 @@ def pipe_without_reader() -> int:
     return writer
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="devices and terminals of Unix")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Unix devices and terminals")
 @pytest.mark.parametrize(("ending", "code"), [("", 0), ("return 3", 3)])
 @pytest.mark.parametrize("terminal", [full_device, closed_terminal, pipe_without_reader])
 def test_a_run_whose_terminal_is_gone_ends_as_it_would_with_one(

@@ -116,7 +116,7 @@ def test_nothing_is_asked_when_nothing_is_missing(path: Path, platform: Simulato
     assert re.fullmatch(r"centres: \d+\nmy_script: done; [^\n]+\n", talked.shown)
 
 
-@needs_posix(reason="at a console Ctrl-D is a letter")
+@needs_posix(reason="on a Windows console, Ctrl-D is a character")
 def test_ctrl_d_takes_the_default_too_and_the_next_line_is_a_new_one(path: Path, platform: Simulator) -> None:
     answers = [(USER, CTRL_D), (THREADS, CTRL_D), (PASSWORD, SECRET + ENTER)]
     talked = talk(path, variables_without(platform, *QUESTIONS), *answers)
@@ -127,7 +127,7 @@ def test_ctrl_d_takes_the_default_too_and_the_next_line_is_a_new_one(path: Path,
 
 
 @pytest.mark.parametrize(
-    "key", [ENTER, pytest.param(CTRL_D, marks=needs_posix(reason="at a console Ctrl-D is a letter"))]
+    "key", [ENTER, pytest.param(CTRL_D, marks=needs_posix(reason="on a Windows console, Ctrl-D is a character"))]
 )
 def test_no_password_ends_the_run_with_a_line_that_says_what_to_set(path: Path, platform: Simulator, key: str) -> None:
     talked = talk(path, variables_without(platform, "EB_PASSWORD"), (PASSWORD, key))

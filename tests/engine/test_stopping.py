@@ -21,7 +21,7 @@ import pytest
 from helpers import Load, Script, answer, environment_for, needs_posix, summary_of, wait_until
 from server import Simulator
 
-sent_by_kill = needs_posix(reason="Windows has no kill(); a twin raises the signal from within")
+sent_by_kill = needs_posix(reason="Windows has no kill(); another test raises the signal inside the process")
 
 IN_TIME = 40  # seconds; a process that continues what it was doing takes 60
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
