@@ -149,7 +149,7 @@ def sockets_in_memory() -> int:
 
 # ------------------------------------------------------------------------------------------------ Connections that hang
 
-needs_silence = pytest.mark.skipif(sys.platform != "linux", reason="only there a full queue is silent")
+needs_silence = pytest.mark.skipif(sys.platform != "linux", reason="only on Linux, a full queue sends no response")
 
 
 @needs_silence

@@ -11,7 +11,7 @@ import pytest
 from helpers import Ran, Run, answer, needs_posix
 from server import Simulator
 
-posix = needs_posix(reason="Windows has no file modes, no pipes with a name, no /dev")
+posix = needs_posix(reason="Windows has no file modes, named pipes or /dev")
 
 ADDRESSES = {f"EB_{service}_URL": f"https://{service.lower()}.hospital.test" for service in ("IAM", "RC", "GDD")}
 

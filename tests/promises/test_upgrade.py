@@ -20,7 +20,7 @@ from readme_and_spec import TOP
 from upgrading.script import Script
 from upgrading.shipped import FILE, fingerprints
 
-posix = needs_posix(reason="modes and links of files")
+posix = needs_posix(reason="file modes and links are POSIX")
 
 NAME = TEMPLATE.name
 TODAY = TEMPLATE.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from helpers import Run, Script, Start, environment_for, finished_in, log_of, ru
 from server import Simulator
 
 IN_TIME = 40  # seconds; a process that continues what it was doing takes 60
-on_windows = pytest.mark.skipif(sys.platform != "win32", reason="a console of Windows, or its locks of open files")
+on_windows = pytest.mark.skipif(sys.platform != "win32", reason="needs a Windows console or Windows file locks")
 buffered_or_not = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["python", "python -u"])
 
 PYTHONW = """
