@@ -51,7 +51,7 @@ API_DEADLINE = 300  # seconds that one attempt may take until the last byte of i
 LOG_LEVEL = logging.INFO  # of the log file; logging.DEBUG writes a line per attempt
 custom_bar_format = "{desc:<20.20} {percentage:3.0f}% |{bar}{r_bar}"  # tqdm's bar_format of every bar
 
-TEMPLATE_VERSION = "3.2.0"  # of the template that this script was copied from; leave it as it is
+TEMPLATE_VERSION = "3.3.0"  # of the template that this script was copied from; leave it as it is
 
 # Comment out a service that you do not need; IAM must stay. A call goes to base_url + path.
 # A service needs config_token, which opens its session; without refresh_token each renewal is a new login.
@@ -111,7 +111,7 @@ MICROSERVICES: dict[str, dict[str, Any]] = {
 # get_nested_value       takes a value out of nested JSON
 # logger                 the logger of the engine
 # describe               describes an exception in a few words, without patient data
-# TemplateError          base class of the next three: the errors that the engine raises itself
+# TemplateError          base class of the next three: errors of the engine, whose texts appear on the terminal
 # ConfigurationError     a setting is missing or wrong
 # LoginError             the platform refuses the login
 # WrongValue             a response or an argument is not as it should be
@@ -172,7 +172,6 @@ _logger = logger = _logging.getLogger(__name__)
 _P = _typing.ParamSpec("_P")
 _Item = _typing.TypeVar("_Item")
 _T = _typing.TypeVar("_T")
-_Tasks = set[_typing.Any]
 
 
 class TemplateError(Exception):
@@ -428,7 +427,7 @@ def _redact(text: str) -> str:
 
 def _is_terminal(stream: Any) -> bool:
     """Return whether a stream is a terminal. On Windows, NUL claims to be one (bpo-28654), but is a plain file."""
-    if stream is None or stream.closed or not stream.isatty():
+    if getattr(stream, "closed", True) or not stream.isatty():
         return False
     buffer = getattr(stream, "buffer", None)
     # Under `python -u` there is no buffer around the raw stream.
@@ -560,8 +559,9 @@ def _open_log(stack: _ExitStack, path: str) -> None:
 
 # ============================================================================================================= Retries
 
-# Every 5xx except 501 is retried, too.
-_RETRIED_STATUSES = (408, 425, 429)
+# These statuses are never a success. The others are left to the API function.
+_REFUSED_STATUSES = {401, 408, 425, 429, *range(500, 600)}
+_RETRIED_STATUSES = _REFUSED_STATUSES - {401, 501}
 _RETRIED_ERRORS = (_httpx.TransportError, _httpx.DecodingError, _json.JSONDecodeError, UnicodeDecodeError)
 _NOT_SENT_ERRORS = (_httpx.ConnectError, _httpx.ConnectTimeout, _httpx.PoolTimeout)
 
@@ -600,9 +600,7 @@ def _is_retryable(error: Exception, idempotent: bool = True) -> bool:
     # The call was not carried out.
     if _is_rate_limit(error) or isinstance(error, _NOT_SENT_ERRORS):
         return True
-    status = _status_of(error)
-    is_temporary = status in _RETRIED_STATUSES or (status >= 500 and status != 501)
-    return idempotent and (is_temporary or isinstance(error, _RETRIED_ERRORS))
+    return idempotent and (_status_of(error) in _RETRIED_STATUSES or isinstance(error, _RETRIED_ERRORS))
 
 
 def _retry_delay(failures: int, retry_after: float) -> float:
@@ -616,7 +614,8 @@ def _excerpt(error: Exception) -> str:
     for refused in (error, error.__cause__):
         if isinstance(refused, _httpx.HTTPStatusError):
             with _suppress(_httpx.StreamError):
-                return f": {refused.response.headers.get('Location', '')} {refused.response.text[:500]}"
+                body = refused.response.content[:500].decode(errors="replace")
+                return f": {refused.response.headers.get('Location', '')} {body}"
     return ""
 
 
@@ -658,16 +657,18 @@ class _ThreadState(_threading.local):
 
     def __init__(self) -> None:
         self.client: httpx.Client | None = None
-        # The service that the current API function names, and the status of the last response.
+        # The service that the current API function names, and the status of its last call.
         self.app: str | None = None
         self.status = 200
+        # Method, address and body of its calls that failed, and have not succeeded since -> how they failed.
+        self.failures: dict[Any, Exception] = {}
         # 1 in a worker of the main pool, 2 in one of the subtasks pool: see _ThreadPool.
         self.depth = 0
         # The row of its progress bar: 1, 2, ... in the workers of both pools.
         self.position = 0
         self.is_main = _threading.current_thread() is _threading.main_thread()
-        # Depth of a pool -> the tasks in each of its `with` blocks that are open in this thread.
-        self.blocks: dict[int, list[_Tasks]] = _defaultdict(list)
+        # Depth of a pool -> its `with` blocks that are open in this thread, each an object of its own.
+        self.blocks: dict[int, list[object]] = _defaultdict(list)
 
     reset = __init__
 
@@ -711,25 +712,42 @@ _thread = _ThreadState()
 tokens: dict[str, dict[str, Any]] = {}
 
 
+def _key_of(request: httpx.Request) -> tuple[str, httpx.URL, bytes]:
+    """Return what tells one call of an API function from another."""
+    body = b""
+    # If it came from a generator, it has been read already.
+    with _suppress(_httpx.StreamError):
+        body = request.read()
+    return request.method, request.url, body
+
+
+def _note_failure(request: httpx.Request, error: Exception) -> None:
+    """Remember that a call of the current API function has failed, in case the function hides it."""
+    if _thread.app:
+        _thread.failures[_key_of(request)] = error
+
+
 class _Body(_httpx.SyncByteStream):
     """The body of a response, cut off at a deadline. httpx only limits the wait for the next byte (httpx#1450)."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.body: Any = response.stream
-        self.end = response.request.extensions["sent"] + API_DEADLINE
-        self.connection = response.extensions["network_stream"]
-        self.key = response.request.extensions["key"]
+        self.request, self.connection = response.request, response.extensions["network_stream"]
 
     def __iter__(self) -> Iterator[bytes]:
-        for chunk in self.body:
-            if _now() > self.end:
-                raise _httpx.ReadTimeout(f"not complete after API_DEADLINE = {API_DEADLINE} s")
-            yield chunk
+        try:
+            for chunk in self.body:
+                if _now() > self.request.extensions["sent"] + API_DEADLINE:
+                    raise _httpx.ReadTimeout(f"not complete after API_DEADLINE = {API_DEADLINE} s")
+                yield chunk
+        except Exception as error:
+            _note_failure(self.request, error)
+            raise
 
     def close(self) -> None:
         self.body.close()
         with _connections.lock:
-            _connections.idle[self.key] = _now(), self.connection
+            _connections.idle[self.request.extensions["key"]] = _now(), self.connection
 
 
 class _GzipBody(_Body):
@@ -751,7 +769,9 @@ def _on_request(request: httpx.Request) -> None:
         raise ConfigurationError(f"the call sends the token of {owners[0]}, but its decorator names {app}: use one")
     timeouts = request.extensions["timeout"]
     # This holds whatever the `timeout=` of the call says. None would wait for ever.
-    timeouts["connect"] = min(timeouts["connect"] or _CONNECT_SECONDS, _CONNECT_SECONDS)
+    for each, seconds in timeouts.items():
+        timeouts[each] = min(seconds or API_DEADLINE, API_DEADLINE)
+    timeouts["connect"] = min(timeouts["connect"], _CONNECT_SECONDS)
     if not _connections.are_kept:
         request.headers["Connection"] = "close"
     key = _threading.get_ident(), request.url.netloc
@@ -783,9 +803,8 @@ def _refuse_early(response: httpx.Response) -> None:
 
 
 def _on_response(response: httpx.Response) -> None:
-    """Take over the body, and raise if the status is never a success, in case the function forgets to."""
+    """Take over the body. Raises if the response is another call's, or encoded in a way that may lose data."""
     _refuse_early(response)
-    _thread.status = response.status_code
     encoding, body = response.headers.get("Content-Encoding", "").lower(), _Body
     if encoding in ("gzip", "x-gzip"):
         del response.headers["Content-Encoding"]
@@ -793,9 +812,6 @@ def _on_response(response: httpx.Response) -> None:
     elif _re.search("gzip|compress|deflate|br|zstd", encoding):
         raise _httpx.DecodingError(f"the response is encoded as {encoding}, not gzip")
     response.stream = body(response)
-    if response.status_code in (401, *_RETRIED_STATUSES) or response.status_code >= 500:
-        response.read()
-        response.raise_for_status()
 
 
 @_cache
@@ -819,6 +835,24 @@ class _Client(_httpx.Client):
 
     process = 0
 
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """Make a call. Raises if it is refused."""
+        try:
+            if self.params:
+                raise ConfigurationError("client.params applies to all functions: pass params= to the call instead")
+            response = super().send(request, **options)
+            _thread.status = response.status_code
+            # A redirect that is not followed is no success either.
+            if response.next_request or response.status_code in _REFUSED_STATUSES:
+                response.read()
+                response.raise_for_status()
+        except Exception as error:
+            _note_failure(request, error)
+            raise
+        if _thread.failures:
+            _thread.failures.pop(_key_of(request), None)
+        return response
+
     # When Python ends, the names of the module may be gone, but the defaults are not.
     def __del__(self, getpid: Any = _os.getpid, is_ending: Any = _sys.is_finalizing) -> None:
         if self.process == getpid() and not is_ending():
@@ -839,6 +873,8 @@ def get_httpx_client() -> httpx.Client:
         # http:// is for this machine alone, and never goes through a proxy.
         mounts={"http://": None},
         headers={"Accept-Encoding": "gzip"},
+        # Without a charset, httpx would put a question mark in the place of each letter that is not UTF-8.
+        default_encoding=lambda content: content.decode() and "utf-8-sig",
         event_hooks={"request": [_on_request], "response": [_on_response]},
     )
     client.process = _os.getpid()
@@ -866,21 +902,27 @@ def _attempt(app: str | None, name: str, numbers: Iterator[int], call: Callable[
     """Make one attempt at a call. It is counted, timed and, at DEBUG, logged."""
     _stop.check()
     number = next(numbers)
-    outer, _thread.app, _thread.status = _thread.app, app, 200
+    outer = _thread.app, _thread.status, _thread.failures
+    _thread.app, _thread.status, _thread.failures = app, 200, {}
     outcome, started = "ended", _now()
     try:
         result = _complete(name, call)
+        # Otherwise, what could not be fetched would look like missing data.
+        if _thread.failures:
+            raise WrongValue(f"{name} hides the failure of a call")
         outcome = "ok"
         return result
     except Exception as error:
+        # The failure of a call counts more than what the function makes of it.
+        error = next(iter(_thread.failures.values()), error)
         outcome = _describe(error)
         # An empty 200 is a fault. Other empty responses are intended, and repeating a 201 may create something twice.
         if isinstance(error, _json.JSONDecodeError) and not error.doc and _thread.status != 200:
             raise WrongValue(f"HTTP {_thread.status}: {_NO_BODY}") from error
-        raise
+        raise error
     finally:
         seconds = _now() - started
-        _thread.app = outer
+        _thread.app, _thread.status, _thread.failures = outer
         _figures.count(name, "calls" if number == 1 else "retries", seconds)
         _logger.debug("%s attempt %d: %s in %.3f s", name, number, outcome, seconds)
 
@@ -1000,20 +1042,26 @@ class _Sessions:
 
     def open_one(self, app: str, endpoint: str, body: dict[str, Any]) -> None:
         """Open the session of a service. Raises LoginError."""
-        name = f"{app}_{endpoint}"
-        attempt = _partial(_attempt, None, name, _itertools.count(1), _partial(self.post, app, endpoint, body))
+        attempt, retryable = self.attempt(app, endpoint, body), _partial(self.may_pass, app)
         try:
-            self.keep(app, _with_retries(name, attempt, _partial(self.may_pass, app)))
+            self.keep(app, _with_retries(f"{app}_{endpoint}", attempt, retryable))
         except (LoginError, _httpx.HTTPError, ValueError, RecursionError) as error:
             raise LoginError(f"{app} {endpoint}: {_describe(error)}") from error
 
+    def attempt(self, app: str, endpoint: str, body: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+        """Return a function that makes a call for tokens."""
+        call = _partial(self.post, app, endpoint, body)
+        return _partial(_attempt, None, f"{app}_{endpoint}", _itertools.count(1), call)
+
     def post(self, app: str, endpoint: str, body: dict[str, Any]) -> dict[str, Any]:
         """Make one call for tokens, and return its response. Raises LoginError if it is refused."""
-        url, headers = url_of(app, endpoint), {}
+        url, headers, client = url_of(app, endpoint), {}, get_httpx_client()
+        # An API function may have set one for all calls.
+        client.headers.pop("Authorization", None)
         if endpoint == "config_token":
             headers["Authorization"] = f"Bearer {tokens['IAM']['access_token']}"
         try:
-            response = get_httpx_client().post(url, json=body, headers=headers, timeout=API_TIMEOUT)
+            response = client.post(url, json=body, headers=headers, timeout=API_TIMEOUT)
             response.raise_for_status()
         except _httpx.HTTPStatusError as error:
             if _is_retryable(error):
@@ -1040,7 +1088,7 @@ class _Sessions:
         if not spent or "refresh_token" not in MICROSERVICES[app]["endpoints"]:
             return False
         try:
-            answer = self.post(app, "refresh_token", {"refresh_token": spent})
+            answer = self.attempt(app, "refresh_token", {"refresh_token": spent})()
         except Exception as error:
             _logger.warning("%s refresh_token: %s; logging in again", app, _describe(error))
             return False
@@ -1253,7 +1301,7 @@ def require_id(answer: dict[str, Any], key: str, value: str | int) -> dict[str, 
 def _query_of(params: Any) -> str:
     """Return a query string, without what is None: httpx would send an empty value, which finds nothing."""
     if isinstance(params, (str, _httpx.QueryParams)):
-        return str(params)
+        return str(params).lstrip("?")
     if isinstance(params, _abc.Mapping):
         params = params.items()
     pairs: list[tuple[str, Any]] = []
@@ -1263,8 +1311,8 @@ def _query_of(params: Any) -> str:
         values = [value]
         if isinstance(value, _abc.Iterable) and not isinstance(value, (str, bytes)):
             values = [each for each in value if each is not None]
-        # Without its values, the parameter would ask for everything.
-        if not values or isinstance(value, _abc.Mapping):
+        # Without its values, the parameter would ask for everything. NaN alone differs from itself.
+        if not values or isinstance(value, _abc.Mapping) or any(each != each for each in values):
             raise WrongValue(f"the parameter {key} needs a value or a list of values; pass None to leave it out")
         pairs += [(key, each) for each in values]
     return str(_httpx.QueryParams(pairs))
@@ -1311,8 +1359,9 @@ def _check_call(app: str, name: str, arguments: Iterable[Any]) -> None:
 def api_call_with_retry(app: str, *, idempotent: bool = True) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
     """Decorate a function that calls a service: renew its tokens after a 401, and retry what may pass.
 
-    Pass `idempotent=False` if the call creates something. It is then repeated only if it cannot have been carried out,
-    and the function must make one call only. After the last attempt, its exception is raised as it is.
+    If a call fails, the function fails, even if it catches the exception. After the last attempt, that exception is
+    raised as it is. Pass `idempotent=False` if the call creates something. It is then repeated only if it cannot have
+    been carried out, and the function must make one call only.
     """
     if not isinstance(app, str):
         raise WrongValue('name the service that the function calls: @api_call_with_retry("RC")')
@@ -1436,15 +1485,20 @@ def get_thread_position() -> int:
     return _thread.position
 
 
+def _note_unheard(words: str, error: BaseException) -> None:
+    """Log a failure that nobody can ask about. The exit code becomes 1, since the work that it ended is missing."""
+    _stop.unheard[object()] = words
+    _logger.error(words, extra={"failure": error})
+
+
 def _call_back(function: Callable[[Any], object], future: _futures.Future[Any]) -> None:
-    """Call a callback of a future. If it fails, the exit code becomes 1, since nobody can ask about that."""
+    """Call a callback of a future, and note its failure."""
     try:
         function(future)
     except (RunStopped, KeyboardInterrupt):
         raise
     except BaseException as error:
-        words = _stop.unheard[object()] = f"a callback: {_describe_with_line(error)}"
-        _logger.error(words, extra={"failure": error})
+        _note_unheard(f"a callback: {_describe_with_line(error)}", error)
 
 
 class _Task(_futures.Future[_T]):
@@ -1452,8 +1506,8 @@ class _Task(_futures.Future[_T]):
 
     # Its key in _stop.unheard. The future itself would keep everything alive that its traceback refers to.
     key: object = None
-    # Whether its callbacks have been called, too.
-    is_over = False
+    # The `with` block that waits for it.
+    block: object = None
 
     def add_done_callback(self, fn: Callable[[_futures.Future[_T]], object]) -> None:
         super().add_done_callback(_partial(_call_back, fn))
@@ -1504,14 +1558,8 @@ def _cancel(futures: Iterable[_futures.Future[Any]]) -> None:
             future.add_done_callback(lambda ended: ended.exception())
 
 
-def _wait_for(tasks: _Tasks) -> None:
-    """Wait until tasks are over, but only until the grace period is over if the run is ending."""
-    for task in tuple(tasks):
-        while not (task.is_over or task.cancelled()) and _stop.grace_left() > 0:
-            # Wait in steps: on Windows, a long wait does not hear Ctrl-C.
-            _futures.wait([task], timeout=0.2)
-            # A future is done before its callbacks are.
-            _time.sleep(0.001)
+# The block of tasks that tasks, and threads other than the main one, submit outside a `with`.
+_OUTSIDE = object()
 
 
 class _ThreadPool(_futures.Executor):
@@ -1533,29 +1581,25 @@ class _ThreadPool(_futures.Executor):
         # How many threads take tasks. They are started one by one, until there are `size`.
         self.threads = 0
         # The tasks that are queued or in progress, including the callbacks of their futures.
-        self.pending: _Tasks = set()
-        # Those of them that tasks, and threads other than the main one, have submitted outside a `with` block.
-        self.outside: _Tasks = set()
+        self.pending: set[_Task[Any]] = set()
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _futures.Future[_T]:
         future: _Task[_T] = _Task()
         if _thread.depth >= self.depth or _stop.reasons:
             _carry_out(future, fn, args, kwargs)
             return future
-        block: _Tasks = set()
         if blocks := _thread.blocks[self.depth]:
-            block = blocks[-1]
+            future.block = blocks[-1]
         elif not _thread.is_main:
-            block = self.outside
+            future.block = _OUTSIDE
         with self.lock:
             if self.threads < self.size:
                 name, arguments = f"{self.name}_{self.threads}", (self.tasks, self.threads + 1)
                 _threading.Thread(target=self.work, args=arguments, name=name, daemon=True).start()
                 self.threads += 1
-            self.tasks.put((block, future, fn, args, kwargs))
+            self.tasks.put((future, fn, args, kwargs))
             # This comes last: a Ctrl-C in between loses sight of the task, but never waits for one that was not queued.
             self.pending.add(future)
-            block.add(future)
         return future
 
     def work(self, tasks: Any, number: int) -> None:
@@ -1565,22 +1609,33 @@ class _ThreadPool(_futures.Executor):
         """
         _thread.depth = self.depth
         _thread.position = number + sum(pool.size for pool in _POOLS if pool.depth < self.depth)
-        for block, future, *task in iter(tasks.get, None):
+        for future, *task in iter(tasks.get, None):
             # A callback raises if the run is ending, and so may a log handler of the script.
             with _suppress(BaseException):
                 _carry_out(future, *task)
-            future.is_over = True
             with self.lock:
                 self.pending.discard(future)
-                block.discard(future)
-            del block, future, task
+            del future, task
 
-    def wait_for(self, block: _Tasks) -> None:
-        """Wait for the tasks of a block. The main thread also waits for those outside all blocks, here and below."""
-        _wait_for(block)
+    def tasks_of(self, block: object) -> list[_Task[Any]]:
+        """Return the pending tasks of a block, or all if it is None."""
+        return [task for task in self.pending.copy() if block in (None, task.block)]
+
+    def wait_for(self, block: object) -> None:
+        """Wait until the tasks of a block are over, but only until the grace period is over if the run is ending."""
+        for task in self.tasks_of(block):
+            while task in self.pending and not task.cancelled() and _stop.grace_left() > 0:
+                # Wait in steps: on Windows, a long wait does not hear Ctrl-C.
+                _futures.wait([task], timeout=0.2)
+                # A future is done before its callbacks are.
+                _time.sleep(0.001)
+
+    def leave(self, block: object) -> None:
+        """Wait for a block. The main thread also waits for tasks outside all blocks, in this pool and below."""
+        self.wait_for(block)
         for pool in _POOLS:
             if _thread.is_main and pool.depth >= self.depth:
-                _wait_for(pool.outside)
+                pool.wait_for(_OUTSIDE)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Cancel or await the tasks of the innermost `with` of this thread, or all if there is none.
@@ -1588,26 +1643,26 @@ class _ThreadPool(_futures.Executor):
         You can go on using the pool.
         """
         blocks = _thread.blocks[self.depth]
-        block = blocks[-1] if blocks else self.pending.copy()
+        block = blocks[-1] if blocks else None
         if cancel_futures:
-            _cancel(block)
+            _cancel(self.tasks_of(block))
         # A task would wait for itself, or for a task that waits for it.
         if wait and _thread.depth < self.depth:
-            self.wait_for(block)
-        else:
-            # They are forgotten, not cancelled: the end of the `with` does not wait for them either.
-            block.clear()
+            self.leave(block)
+        elif blocks:
+            # As if a new block began: the end of the `with` does not wait for these tasks either.
+            blocks[-1] = object()
 
     def __enter__(self) -> _ThreadPool:
-        _thread.blocks[self.depth].append(set())
+        _thread.blocks[self.depth].append(object())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         # A generator that contains the `with` may be closed by another thread, which has no block.
-        block = (_thread.blocks[self.depth] or [set()]).pop()
-        if kind is not None and not issubclass(kind, SystemExit):
-            _cancel(block)
-        self.wait_for(block)
+        block = (_thread.blocks[self.depth] or [object()]).pop()
+        if kind is not None and not issubclass(kind, (SystemExit, GeneratorExit)):
+            _cancel(self.tasks_of(block))
+        self.leave(block)
         # Otherwise the script would go on without the tasks that were dropped.
         if kind is None:
             _stop.check()
@@ -1641,33 +1696,19 @@ def _log_failed_item(number: int, item: object, error: Exception, goes_on: bool)
     _logger.log(level, words, extra={"private": _id_of(item)})
 
 
-class _Results(_abc.Iterator[Any]):
-    """An iterator over `(item, result)` that logs an error if nobody loops over it."""
-
-    def __init__(self, results: Any, name: str) -> None:
-        self.results, self.name, self.begun = results, name, False
-
-    def __next__(self) -> Any:
-        self.begun = True
-        return next(self.results)
-
-    def close(self) -> None:
-        """Cancel the queued tasks."""
-        self.results.close()
-
-    def __del__(self) -> None:
-        # When Python ends, the logger may be gone.
-        if not self.begun and _logger is not None:
-            words = "run_parallel(%s, ...) has done nothing: loop over it, or take list(run_parallel(...))"
-            _logger.error(words, self.name)
+def _check_begun(begun: list[bool], name: str) -> None:
+    """Log an error if nobody has looped over a `run_parallel`."""
+    if not begun:
+        _logger.error("run_parallel(%s, ...) has done nothing: loop over it, or take list(run_parallel(...))", name)
 
 
-def _results_of(function: Callable[[_Item], _T], items: Iterable[_Item], desc: str, return_exceptions: bool) -> Any:
+def _results_of(function: Any, items: Any, desc: str, return_exceptions: bool, begun: list[bool]) -> Iterator[Any]:
     """Yield what `run_parallel` promises, with a bar and few items in flight: a queued task takes 2 KB."""
+    begun.append(True)
     pool = subtasks_thread_pool if _thread.depth else main_thread_pool
     window = 2 * pool.size if _thread.depth < pool.depth else 1
     source, submitted = iter(items), 0
-    in_flight: dict[_futures.Future[_T], tuple[int, _Item]] = {}
+    in_flight: dict[_futures.Future[Any], tuple[int, Any]] = {}
     finished: _queue.SimpleQueue[Any] = _queue.SimpleQueue()
     with _Bar(items, desc=desc, bar_format=custom_bar_format) as bar, _ExitStack() as stack:
         stack.callback(_cancel, in_flight)
@@ -1686,7 +1727,7 @@ def _results_of(function: Callable[[_Item], _T], items: Iterable[_Item], desc: s
             if not in_flight:
                 return
             try:
-                # Wait in steps: see _wait_for.
+                # Wait in steps: see _ThreadPool.wait_for.
                 future = finished.get(timeout=0.2)
             except _queue.Empty:
                 _stop.check()
@@ -1712,8 +1753,10 @@ def run_parallel(
     flight. The first failure cancels the rest and is raised, and the log names its item. With `return_exceptions=True`,
     the exception takes the place of the result.
     """
-    name = getattr(function, "__name__", "function")
-    return _Results(_results_of(function, items, desc, return_exceptions), name)
+    begun: list[bool] = []
+    results = _results_of(function, items, desc, return_exceptions, begun)
+    _weakref.finalize(results, _check_begun, begun, getattr(function, "__name__", "function"))
+    return results
 
 
 # ================================================================================================================ JSON
@@ -1845,18 +1888,13 @@ def _outcome_of(ending: BaseException) -> tuple[int, str]:
 
 
 def _on_unheard(caught: Any) -> None:
-    """Log an exception that ends a thread of the script, or comes from a `__del__` or from a discarded generator.
-
-    The exit code becomes 1, since the work that it ended is missing.
-    """
+    """Note an exception that ends a thread of the script, or comes from a `__del__` or from a discarded generator."""
     failure = caught.exc_value
     if failure is None or isinstance(failure, RunStopped):
         return
     code, words = _outcome_of(failure)
     if code:
-        words = f"outside main(): {words.removeprefix('failed: ')}"
-        _stop.unheard[object()] = words
-        _logger.error(words, extra={"failure": failure})
+        _note_unheard(f"outside main(): {words.removeprefix('failed: ')}", failure)
 
 
 def _in_time(seconds: float, function: Callable[[], object]) -> None:
@@ -1869,7 +1907,7 @@ def _in_time(seconds: float, function: Callable[[], object]) -> None:
 def _flush(stream: Any) -> None:
     """Write out what a stream has buffered. If that fails for the output of the script, the run has failed."""
     # Under pythonw, there is no stream.
-    if stream is None:
+    if not hasattr(stream, "flush"):
         return
     try:
         stream.flush()
@@ -1971,7 +2009,7 @@ def _wait_for_work(older: set[_threading.Thread]) -> None:
         if not threads and not any(pool.pending for pool in _POOLS):
             return
         for pool in _POOLS:
-            _wait_for(pool.pending)
+            pool.wait_for(None)
         _time.sleep(0.01)
         if threads:
             _end_executors()
@@ -2049,6 +2087,9 @@ def run(main: Callable[[], object]) -> int:
             _os._exit(code)
         _note_ending(ending)
         _wait_for_work(older)
+        if not _stop.reasons:
+            # asyncio reports a task that has failed unheard when it is collected.
+            _gc.collect()
         _flush(_sys.stdout)
         write_end()
         code = _stop.outcome()[0]

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers import Load, Run, Start, answer, wait_until
+from helpers import WATCHDOG, Load, Run, Start, answer, wait_until
 from server import Simulator
 
 THREADS, ROUNDS = 60, 20
@@ -144,6 +144,15 @@ def test_a_body_that_takes_less_than_the_deadline_comes_whole(platform: Simulato
     template = logged_in(platform, API_TIMEOUT=2)
     platform.control(answer={"echo": answer(200, LONG[:60], trickle=CALM)})  # 3 s of it
     assert template.echo(1) == 1
+
+
+def test_a_body_that_stops_is_cut_off_at_the_deadline_although_the_call_sets_no_timeout(
+    platform: Simulator, logged_in: Load
+) -> None:
+    template = logged_in(platform, API_DEADLINE=0.5)
+    platform.control(answer={"organizations": answer(200, LONG, trickle=WATCHDOG)})
+    with pytest.raises(template.httpx.ReadTimeout):
+        template.get_httpx_client().get(template.url_of("RC", "organizations"), timeout=None)
 
 
 def test_a_refresh_that_trickles_holds_60_threads_no_longer_than_the_deadline_and_says_so(

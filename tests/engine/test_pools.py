@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -495,3 +496,18 @@ def test_no_thread_is_started_by_the_import_and_not_more_than_the_size_by_the_wo
     template.subtasks_thread_pool.shutdown()
     assert not [thread for thread in before if thread.name.startswith(("main_", "subtasks_"))]
     assert len(set(threading.enumerate()) - before) <= 5
+
+
+def test_a_generator_that_is_closed_leaves_the_tasks_of_others_alone(template: Any) -> None:
+    resize(template, 1, 1)
+
+    def rows() -> Iterator[int]:
+        with template.main_thread_pool as executor:
+            while True:
+                yield executor.submit(int).result()
+
+    source = rows()
+    next(source)
+    futures = [template.main_thread_pool.submit(time.sleep, 0.01) for _ in range(20)]
+    source.close()
+    assert [future.result(WATCHDOG) for future in futures] == [None] * 20

@@ -251,6 +251,15 @@ def test_a_run_without_any_standard_stream_works(run: Run) -> None:
     assert "my_script: done; " in done.log
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_of_the_scripts_own_need_not_do_more_than_write(run: Run, stream: str) -> None:
+    tee = f"class Tee:\n    def write(self, text):\n        return sys.__{stream}__.write(text)\n\n"
+    done = run(f"{tee}sys.{stream} = Tee()\nlist(run_parallel(abs, [1]))\nprint('seen', file=sys.{stream})")
+    assert "seen\n" in done.stdout + done.stderr
+    assert "my_script: done; " in done.stderr
+    assert "my_script: done; " in done.log.splitlines()[-1]
+
+
 UNSPEAKABLE = """
 class Unspeakable(Exception):
     def __str__(self):

@@ -244,6 +244,15 @@ def test_a_second_login_by_hand_is_told_of_a_web_page_at_once(platform: Simulato
     assert platform.seen()["requests"]["login"] == 2
 
 
+def test_a_token_that_a_function_has_set_for_all_calls_is_not_sent_at_login(platform: Simulator, module: Any) -> None:
+    client, sent = module.get_httpx_client(), {}
+    client.event_hooks["request"].append(lambda call: sent.update({call.url.path: call.headers.get("Authorization")}))
+    client.headers["Authorization"] = f"Bearer {module.tokens['RC']['access_token']}"
+    module.login()
+    assert sent["/iam/api/auth/ziwig-pro/login"] is None
+    assert sent["/rc/api/auth/config-token"] == f"Bearer {module.tokens['IAM']['access_token']}"
+
+
 def test_a_login_as_somebody_else_that_fails_leaves_nobodys_session(platform: Simulator, module: Any) -> None:
     platform.control(answer={"config_token": answer(403)})
     with pytest.raises(module.LoginError, match="may not use RC"):

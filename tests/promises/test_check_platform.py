@@ -359,7 +359,7 @@ DIRECT = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         ("login", answer(301, b"", location="/iam/sign-in/"), "IAM login: 2xx .* HTTP 301, redirected to /iam/sign-in"),
         ("login", answer(302, b"", location=PORTAL), "HTTP 302, redirected to https://portal.hotel.test/login"),
         ("login", answer(308, b"", location="//x:geheim@iam.test/a/12345"), "HTTP 308, redirected to another address"),
-        ("login", answer(403, PAGE, "text/html"), "a firewall or a portal answers instead of the platform"),
+        ("login", answer(403, PAGE, "text/html"), "a firewall or a portal responds instead of the platform"),
         ("login", answer(200, PAGE, "text/html"), "HTTP 200, a web page .*a firewall or a portal"),
         ("login", answer(401, PAGE, "text/html"), "HTTP 401, a web page .*a firewall or a portal"),
         ("login", answer(403), "the platform does not let this user in: ask its operator"),

@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import re
 import tempfile
 import zlib
@@ -33,6 +34,60 @@ def rows_by_a_subtask():
         return response.json().get("data", [])
 
     return subtasks_thread_pool.submit(fetch).result()
+
+
+@api_call_with_retry("RC")
+def rows_or_none():
+    try:
+        return rows()
+    except httpx.HTTPError:
+        return None
+
+
+@api_call_with_retry("RC")
+def numbers_that_came(numbers):
+    found = []
+    for number in numbers:
+        try:
+            url = f"{MICROSERVICES['RC']['base_url']}/api/echo/{number}"
+            response = get_httpx_client().get(url, headers=bearer(), timeout=0.5)
+            response.raise_for_status()
+            found.append(response.json()["n"])
+        except Exception:
+            continue
+    return found
+
+
+@api_call_with_retry("RC", idempotent=False)
+def create_row_in_three_attempts():
+    for _ in range(3):
+        try:
+            response = get_httpx_client().post(f"{MICROSERVICES['RC']['base_url']}/api/requests/create", json={},
+                                               headers=bearer())
+            return response.json()["id"]
+        except httpx.HTTPError:
+            continue
+
+
+@api_call_with_retry("RC")
+def number_or_another_error():
+    try:
+        return get_httpx_client().get(f"{MICROSERVICES['RC']['base_url']}/api/echo/1", headers=bearer()).json()["n"]
+    except httpx.HTTPStatusError as error:
+        raise RuntimeError(f"no number: {error.response.text}") from None
+
+
+@api_call_with_retry("RC")
+def lines_that_came():
+    lines = []
+    try:
+        url = f"{MICROSERVICES['RC']['base_url']}/api/echo/1"
+        with get_httpx_client().stream("GET", url, headers=bearer(), timeout=0.5) as response:
+            for line in response.iter_lines():
+                lines.append(line)
+    except httpx.HTTPError:
+        pass
+    return lines
 
 
 @api_call_with_retry("RC", idempotent=False)
@@ -109,6 +164,116 @@ def test_statistics_that_are_no_counts_are_refused(platform: Simulator, template
     platform.control(answer={"statistics": answer(200, b'{"error": "overloaded"}')})
     with pytest.raises(template.TemplateError):
         template.get_statistics("a centre")
+
+
+# ------------------------------------------------------------------------- A failure that a function hides is no result
+
+
+@pytest.mark.parametrize("fault", ["reset", "500", "503", "429"])
+def test_a_function_that_leaves_out_what_failed_is_tried_again(platform: Simulator, forgetful: Any, fault: str) -> None:
+    forgetful.ERROR_MAX_RETRY = 1000
+    with outage(platform, fault):
+        assert forgetful.numbers_that_came([1, 2, 3]) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [answer(200, b"no gzip", content_encoding="gzip", times=2), answer(200, b'{"n": 1}', trickle=1, times=2)],
+    ids=["damaged", "too slow"],
+)
+def test_a_function_that_leaves_out_a_body_that_broke_off_is_tried_again(
+    platform: Simulator, forgetful: Any, spoiled: dict[str, Any]
+) -> None:
+    platform.control(answer={"echo": spoiled})
+    assert forgetful.numbers_that_came([1, 2, 3]) == [1, 2, 3]
+    assert platform.seen()["requests"]["echo"] == 6
+
+
+def test_a_function_that_leaves_out_what_was_refused_has_its_token_renewed(platform: Simulator, forgetful: Any) -> None:
+    platform.control(expire="RC")
+    assert forgetful.numbers_that_came([1, 2, 3]) == [1, 2, 3]
+    assert platform.seen()["refreshes"] == {"accepted": 1, "refused": 0}
+
+
+def test_a_function_whose_download_broke_off_is_tried_again(platform: Simulator, forgetful: Any) -> None:
+    platform.control(answer={"echo": answer(200, b"a\nb\n" * 9, trickle=1, times=2)})
+    assert forgetful.lines_that_came() == ['{"n":1}']
+    assert platform.seen()["requests"]["echo"] == 3
+
+
+@pytest.mark.parametrize("refused", [answer(503, "accès".encode("latin-1"), "text/html", times=1), {"expire": "RC"}])
+def test_a_function_that_makes_another_error_of_a_failure_is_tried_again(
+    platform: Simulator, forgetful: Any, refused: dict[str, Any]
+) -> None:
+    platform.control(**(refused if "expire" in refused else {"answer": {"echo": refused}}))
+    assert forgetful.number_or_another_error() == 1
+
+
+def test_a_creation_that_repeated_its_call_itself_is_made_once(platform: Simulator, forgetful: Any) -> None:
+    platform.control(answer={"create": answer(429, times=2)})
+    assert forgetful.create_row_in_three_attempts() == 1
+    assert platform.seen()["requests"]["create"] == 3
+
+
+def test_a_function_that_leaves_out_what_always_fails_fails_with_it(platform: Simulator, forgetful: Any) -> None:
+    platform.control(answer={"echo": answer(503)})
+    with pytest.raises(forgetful.httpx.HTTPStatusError, match="503"):
+        forgetful.numbers_that_came([1])
+    assert platform.seen()["requests"]["echo"] == 3
+
+
+def test_a_function_may_leave_out_what_does_not_exist(platform: Simulator, forgetful: Any) -> None:
+    platform.control(answer={"echo": answer(404)})
+    assert forgetful.numbers_that_came([1, 2]) == []
+    assert platform.seen()["requests"]["echo"] == 2
+
+
+def test_a_function_may_do_without_another_one_that_has_given_up(platform: Simulator, forgetful: Any) -> None:
+    platform.control(answer={"echo": answer(503)})
+    assert forgetful.rows_or_none() is None
+    assert platform.seen()["requests"]["echo"] == 3
+
+
+def test_a_refresh_that_fails_is_no_failure_of_the_function_around_the_call(
+    platform: Simulator, forgetful: Any
+) -> None:
+    platform.control(revoke_refresh=True)
+    assert forgetful.rows_or_none() == []
+    assert platform.seen()["refreshes"] == {"accepted": 0, "refused": 1}
+
+
+def test_a_redirect_is_a_failure_unless_it_is_followed(platform: Simulator, forgetful: Any) -> None:
+    path = "/rc/api/inclusions/getAllOrganizations"
+    platform.control(answer={"echo": answer(302, b"", location=path), "organizations": ROWS})
+    with pytest.raises(forgetful.httpx.HTTPStatusError, match="302"):
+        forgetful.export()
+    forgetful.get_httpx_client().follow_redirects = True
+    assert forgetful.export() == b'{"data": [1, 2, 3]}'
+
+
+# ---------------------------------------------------------------------------------------------- Texts as they are meant
+
+
+@pytest.mark.parametrize(
+    ("body", "text"), [("né".encode(), "né"), ("name\nné".encode("utf-8-sig"), "name\nné"), (b"", "")]
+)
+def test_a_text_is_read_as_utf_8_without_its_mark(platform: Simulator, template: Any, body: bytes, text: str) -> None:
+    platform.control(answer={"organizations": answer(200, body, "text/csv")})
+    assert template.get_httpx_client().get(template.url_of("RC", "organizations")).text == text
+
+
+def test_a_text_in_another_charset_than_it_says_is_an_error_and_loses_no_letter(
+    platform: Simulator, template: Any
+) -> None:
+    platform.control(answer={"organizations": answer(200, "José".encode("cp1252"), "text/csv")})
+    response = template.get_httpx_client().get(template.url_of("RC", "organizations"))
+    with pytest.raises(UnicodeDecodeError):
+        print(response.text)
+
+
+def test_a_text_in_the_charset_that_it_names_is_read(platform: Simulator, template: Any) -> None:
+    platform.control(answer={"organizations": answer(200, "José".encode("cp1252"), "text/csv; charset=cp1252")})
+    assert template.get_httpx_client().get(template.url_of("RC", "organizations")).text == "José"
 
 
 # ----------------------------------------------------------------------------------------- Functions that would not run
@@ -278,6 +443,7 @@ def test_what_can_be_read_again_is_passed_as_it_is(template: Any, tmp_path: Path
         ({"ids": range(1, 3), "kinds": frozenset({"a"})}, "ids=1&ids=2&kinds=a"),
         ({"since": date(2026, 1, 2)}, "since=2026-01-02"),
         ("q=what?", "q=what?"),
+        ("?q=what", "q=what"),
         ({"since": "2026-01-01T00:00+01:00"}, "since=2026-01-01T00%3A00%2B01%3A00"),
     ],
     ids=str,
@@ -287,7 +453,13 @@ def test_a_parameter_is_sent_as_it_is_meant(template: Any, params: Any, query: s
     assert template.call_endpoint("RC", "GET", "echo", dict, params=params).get("query") == query
 
 
-@pytest.mark.parametrize("empty", [[], (), set(), iter(()), [None, None], {}, {"id": "C-001"}])
+def test_a_filter_on_the_client_is_refused_because_every_other_call_would_be_filtered_too(template: Any) -> None:
+    template.get_httpx_client().params = {"status": "active"}
+    with pytest.raises(template.ConfigurationError, match=r"client\.params .*: pass params= to the call"):
+        template.get_statistics("C-001")
+
+
+@pytest.mark.parametrize("empty", [[], (), set(), iter(()), [None, None], {}, {"id": "C-001"}, math.nan, [1, math.nan]])
 def test_a_filter_without_values_is_refused_because_everything_would_come(template: Any, empty: Any) -> None:
     with pytest.raises(template.WrongValue, match="the parameter organization needs a value or a list of values"):
         template.call_endpoint("RC", "GET", "statistics", dict, params={"organization": empty})

@@ -215,8 +215,22 @@ ASYNCIO = """
 
     asyncio.run(start_and_forget())
 """
+ASYNCIO_IN_A_CIRCLE = """
+    import asyncio
+
+    class Work:
+        async def do(self):
+            raise ValueError("Zoé Nemo")
+
+        async def start(self):
+            self.tasks = [asyncio.create_task(self.do()) for _ in range(2)]
+            await asyncio.wait(self.tasks)
+
+    asyncio.run(Work().start())
+"""
 UNHEARD = {
     "a task of asyncio": ASYNCIO,
+    "a task of asyncio in a circle of references": ASYNCIO_IN_A_CIRCLE,
     "a done-callback": CALLBACK,
     "a done-callback of an executor of the script's own": CALLBACK.replace("main_thread_pool", "ThreadPoolExecutor(2)"),
     "__del__": FINALIZER,
