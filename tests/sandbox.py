@@ -195,7 +195,7 @@ def headline(simulator: Simulator) -> str:
     size = f"{options.centres:,} centres, {options.patients:,} patients"
     if options.failing:
         size += f" ({options.failing:,} failing)"
-    return f"Sandbox: {size}, on {simulator.url}; user {options.user} (simulated)"
+    return f"Sandbox: {size}, on {simulator.url}\nSandbox: simulated user {options.user}"
 
 
 def table(seen: dict[str, Any]) -> Iterator[str]:
