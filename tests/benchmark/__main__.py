@@ -2,7 +2,7 @@
 
 All contenders take turns against one local server. The tables show the median and the range of the rounds, and the
 median of the ratios within each round. The goals of the template are judged below each table, and a summary of all
-tables ends the report. README.md in this folder explains the method and the figures. A whole run takes 18 minutes.
+tables ends the report. README.md in this folder explains the method and the figures. A whole run takes 20 minutes.
 """
 
 from __future__ import annotations
