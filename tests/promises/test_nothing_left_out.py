@@ -60,11 +60,10 @@ def numbers_that_came(numbers):
 
 @api_call_with_retry("RC", idempotent=False)
 def create_row_in_three_attempts():
+    url = f"{MICROSERVICES['RC']['base_url']}/api/requests/create"
     for _ in range(3):
         try:
-            response = get_httpx_client().post(f"{MICROSERVICES['RC']['base_url']}/api/requests/create", json={},
-                                               headers=bearer())
-            return response.json()["id"]
+            return get_httpx_client().post(url, headers=bearer(), json={}).json()["id"]
         except httpx.HTTPError:
             continue
 
@@ -240,6 +239,7 @@ def test_a_refresh_that_fails_is_no_failure_of_the_function_around_the_call(
     platform.control(revoke_refresh=True)
     assert forgetful.rows_or_none() == []
     assert platform.seen()["refreshes"] == {"accepted": 0, "refused": 1}
+    assert platform.seen()["requests"]["echo"] == 2
 
 
 def test_a_redirect_is_a_failure_unless_it_is_followed(platform: Simulator, forgetful: Any) -> None:
@@ -262,9 +262,7 @@ def test_a_text_is_read_as_utf_8_without_its_mark(platform: Simulator, template:
     assert template.get_httpx_client().get(template.url_of("RC", "organizations")).text == text
 
 
-def test_a_text_in_another_charset_than_it_says_is_an_error_and_loses_no_letter(
-    platform: Simulator, template: Any
-) -> None:
+def test_a_text_that_is_not_utf_8_and_names_no_charset_is_an_error(platform: Simulator, template: Any) -> None:
     platform.control(answer={"organizations": answer(200, "José".encode("cp1252"), "text/csv")})
     response = template.get_httpx_client().get(template.url_of("RC", "organizations"))
     with pytest.raises(UnicodeDecodeError):
